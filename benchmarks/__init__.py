@@ -1,0 +1,1 @@
+"""Experiments: tasks x agents x seeds -> results, leaderboard, command line."""

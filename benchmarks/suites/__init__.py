@@ -1,0 +1,1 @@
+"""The named suites, as TOML files."""

@@ -1,0 +1,1 @@
+"""Policies: any causal language model behind one small interface."""

@@ -1,0 +1,1 @@
+"""The procedural worlds behind the embedded tasks."""
