@@ -7,17 +7,17 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from textgym.rollout import rollout
 
 from textgym.errors import ConfigError, PluginError
 from textgym.registry import unknown_name
-from textgym.rollout import rollout
 from textgym.seeding import Streams
 from textgym.types import Budget, Log, Rollout, Sampling
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
     from textgym.models.policy import Policy
+
     from textgym.tasks.base import Task
 
 

@@ -1,4 +1,4 @@
-"""Every error a user can cause, typed; each message is one line: expected, actual, and a way out."""
+"""Every error a user can cause, typed; each message is one line: expected, actual, a way out."""
 
 from __future__ import annotations
 
