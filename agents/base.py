@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
-from textgym.rollout import rollout
 
 from textgym.errors import ConfigError, PluginError
 from textgym.registry import unknown_name
+from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.types import Budget, Log, Rollout, Sampling
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from textgym.models.policy import Policy
 
+    from textgym.models.policy import Policy
     from textgym.tasks.base import Task
 
 
@@ -52,6 +54,7 @@ class Agent(ABC):
 
     Attributes:
         config_class: the frozen dataclass of its settings.
+        starts_from: which policy `setup.policy` is a copy of: "reference" or "pretrained".
         task: set by `train`.
         policy: set by `train` to what `sample` draws from; None for agents whose samples no
             policy scores (best-of-n, human text), for which the harness cannot measure KL and
@@ -60,6 +63,7 @@ class Agent(ABC):
     """
 
     config_class: ClassVar[type[Any]] = NoConfig
+    starts_from: ClassVar[str] = "reference"
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.config_class() if config is None else config
@@ -87,6 +91,67 @@ class Agent(ABC):
     def kl_estimates(self) -> dict[str, float]:
         """Returns KL figures that only the agent can give, such as best-of-n's bound, nats."""
         return {}
+
+
+def prompt_batches(rows: Dataset, size: int, rng: np.random.Generator) -> Iterator[Dataset]:
+    """Yields batches of `size` rows for ever, in a new random order every epoch.
+
+    A batch may cross the border of two epochs, so that every batch has the same size.
+    """
+    queue: list[int] = []
+    while True:
+        while len(queue) < size:
+            queue += rng.permutation(len(rows)).tolist()
+        batch, queue = queue[:size], queue[size:]
+        yield rows.select(batch)
+
+
+def collect(
+    setup: Setup, rows: Dataset, samples_per_prompt: int, generator: torch.Generator
+) -> tuple[Rollout, torch.Tensor]:
+    """Samples from the policy in training, scores, and books the budget.
+
+    Returns:
+        The scored rollout and the reference's log-probabilities [B, T] of its tokens, nats.
+    """
+    setup.budget.spend(len(rows) * samples_per_prompt)
+    samples = rollout(
+        setup.policy,
+        setup.task,
+        rows,
+        samples_per_prompt=samples_per_prompt,
+        generator=generator,
+    )
+    samples = score(samples, setup.task)
+    with torch.no_grad():
+        reference_logprobs = setup.reference.logprobs(samples)
+    return samples, reference_logprobs
+
+
+def rollout_metrics(samples: Rollout, reference_logprobs: torch.Tensor) -> dict[str, float]:
+    """Returns what every on-policy agent logs of a batch.
+
+    `reward`, `reward_std` (of the proxy), `kl_seq` (k1, nats per response), `length` (tokens),
+    `truncated` (share cut by the length limit), `nll` (nats per response: with fresh samples an
+    estimate of the policy's entropy).
+    """
+    assert samples.rewards is not None, "collect() scores"
+    mask = samples.response_mask
+    log_ratio = (samples.policy_logprobs - reference_logprobs).masked_fill(~mask, 0)
+    return {
+        "reward": samples.rewards.mean().item(),
+        "reward_std": samples.rewards.std(correction=0).item(),
+        "kl_seq": log_ratio.sum(1).mean().item(),
+        "length": mask.sum(1).float().mean().item(),
+        "truncated": samples.truncated.float().mean().item(),
+        "nll": -samples.policy_logprobs.masked_fill(~mask, 0).sum(1).mean().item(),
+    }
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
 
 
 def make_config(config_class: type[Any], options: dict[str, Any]) -> Any:

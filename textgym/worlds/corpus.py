@@ -9,8 +9,9 @@ import numpy as np
 from textgym.worlds import forum, reports
 from textgym.worlds.grammar import Draw
 
-KINDS = {"summary": 0.5, "reply": 0.3, "fields": 0.2}
-"""Share of each kind of document. Fields are dense lessons in copying the facts of a report."""
+KINDS = {"summary": 0.4, "reply": 0.25, "fields": 0.2, "echo": 0.15}
+"""Share of each kind of document. Fields and echoes are dense lessons in copying, which a small
+model hardly learns from summaries alone."""
 
 
 def summary_prompt(report: str) -> str:
@@ -30,6 +31,8 @@ def write_document(draw: Draw) -> str:
         remark = forum.sample_remark(draw)
         voice = draw.weighted(forum.CORPUS_VOICES[remark.tone])
         return f"{reply_prompt(remark.text)} {forum.write_reply(remark, voice, draw)}"
+    if kind == "echo":
+        return _echo(draw)
     report = reports.sample_report(draw)
     if kind == "summary":
         writer = draw.weighted(reports.CORPUS_WRITERS)
@@ -37,6 +40,15 @@ def write_document(draw: Draw) -> str:
     names = draw.shuffled([name for name in reports.FACTS if name != "event"])
     lines = [f"{name.capitalize()}: {report.facts[name]}" for name in names]
     return "\n".join([f"Report: {report.text}", *lines])
+
+
+def _echo(draw: Draw) -> str:
+    """Returns a list of values said twice."""
+    values = []
+    for _ in range(draw.integer(2, 6)):
+        values.append(reports.sample_value(draw.choice(reports.FACTS[1:]), draw))
+    line = ", ".join(values)
+    return f"List: {line}.\nAgain: {line}."
 
 
 def documents(seed: int) -> Iterator[str]:

@@ -74,23 +74,28 @@ class SummaryVerdict:
     score: float
 
 
-def sample_facts(draw: Draw) -> dict[str, str]:
-    """Returns random facts; all but the event come from thousands of multi-piece values."""
-    return {
-        "event": draw.choice(TOPICS).key,
-        "who": person(draw),
-        "where": place(draw),
-        "when": f"{draw.integer(0, 24):02d}:{draw.integer(0, 60):02d}",
-        "amount": str(draw.integer(110, 10000)),
-    }
+def sample_value(fact: str, draw: Draw) -> str:
+    """Returns a random value of one of `FACTS`; all but events come from thousands of values."""
+    match fact:
+        case "event":
+            return draw.choice(TOPICS).key
+        case "who":
+            return person(draw)
+        case "where":
+            return place(draw)
+        case "when":
+            return f"{draw.integer(0, 24):02d}:{draw.integer(0, 60):02d}"
+        case "amount":
+            return str(draw.integer(110, 10000))
+    raise ValueError(f"unknown fact {fact!r}; expected one of {', '.join(FACTS)}")
 
 
 def sample_report(draw: Draw) -> Report:
     """Returns a random report."""
-    facts = sample_facts(draw)
+    facts = {fact: sample_value(fact, draw) for fact in FACTS}
     slots = _slots(facts)
     lead = render(words.LEAD.replace("{lead}", _TOPIC_OF[facts["event"]].lead), slots, draw)
-    kinds = [words.WHO, words.WHEN, words.AMOUNT]
+    kinds: list[tuple[str, ...]] = [words.WHO, words.WHEN, words.AMOUNT]
     kinds += [words.FILLER] * draw.integer(0, 3)
     rest = [render(draw.choice(kind), slots, draw) for kind in draw.shuffled(kinds)]
     return Report(" ".join([lead, *rest]), facts)
@@ -158,10 +163,9 @@ def _slots(facts: Mapping[str, str]) -> dict[str, str]:
 
 def _falsified(facts: Mapping[str, str], template: str, draw: Draw) -> dict[str, str]:
     """Returns the facts with one or two of the open values that the template states replaced."""
-    fresh = sample_facts(draw)
     stated = [name for name in FACTS[1:] if f"{{{name}}}" in template]
     wrong = draw.shuffled(stated)[: draw.integer(1, 3)]
-    return {name: fresh[name] if name in wrong else value for name, value in facts.items()}
+    return {**facts, **{name: sample_value(name, draw) for name in wrong}}
 
 
 _SLOT_PATTERNS = {

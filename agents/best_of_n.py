@@ -1,0 +1,91 @@
+"""Best-of-n: sample n from the reference, keep the one the proxy reward likes best.
+
+Distribution: `pi_n(y) = F(y)^n - F(y-)^n`, F the CDF of the reward under the reference; ties go to
+the first sampled, which is a uniform choice among them since samples are exchangeable.
+Source: Stiennon et al. 2020, arXiv 2009.01325; the KL bound's status: Beirami et al. 2024,
+arXiv 2401.01879.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from textgym.agents.base import Agent, Setup, require
+from textgym.errors import PluginError
+from textgym.functional import best_of_n_kl_bound, best_of_n_kl_estimate
+from textgym.rollout import rollout, score
+from textgym.types import Rollout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from textgym.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class BestOfNConfig:
+    """Settings of best-of-n.
+
+    Attributes:
+        n: samples drawn for each one kept; n = 1 is the reference itself.
+    """
+
+    n: int = 8
+
+    def __post_init__(self) -> None:
+        require(self.n >= 1, f"n must be >= 1, got {self.n}")
+
+
+class BestOfN(Agent):
+    """Trains nothing; spends n completions for each sample it gives.
+
+    The K samples of a prompt come from K disjoint groups of n, since reusing a pool would bias
+    diversity down. No policy scores its samples, so that the harness shows the KL estimate.
+    """
+
+    config_class = BestOfNConfig
+
+    def train(self, setup: Setup) -> None:
+        """Keeps the reference to sample from; uses no training budget."""
+        self.task = setup.task
+        self._reference: Policy = setup.reference
+        self._kl_by_prompt: list[float] = []
+
+    def sample(self, rows: Dataset, samples_per_prompt: int, generator: torch.Generator) -> Rollout:
+        """Returns the best of n for each of the K samples of each prompt, scored."""
+        if self.task is None:
+            raise PluginError("BestOfN.sample called before train")
+        n = self.config.n
+        pool = score(
+            rollout(
+                self._reference,
+                self.task,
+                rows,
+                samples_per_prompt=samples_per_prompt * n,
+                generator=generator,
+            ),
+            self.task,
+        )
+        assert pool.rewards is not None, "score() sets them"
+        groups = pool.rewards.reshape(-1, n)
+        best = groups.argmax(dim=1) + n * torch.arange(len(groups))
+        self._kl_by_prompt = [
+            best_of_n_kl_estimate(rewards.numpy(), n)
+            for rewards in pool.rewards.reshape(len(rows), -1)
+        ]
+        return pool.select(best, samples_per_prompt=samples_per_prompt)
+
+    def kl_estimates(self) -> dict[str, float]:
+        """Returns `kl_bound`, `log n - (n - 1) / n`, and `kl_estimate` from the last samples.
+
+        The estimate counts ties of the proxy reward among the K * n samples of a prompt, and is
+        biased low when n is not small against K * n. Nats per response.
+        """
+        estimates = {"kl_bound": best_of_n_kl_bound(self.config.n)}
+        if self._kl_by_prompt:
+            estimates["kl_estimate"] = float(np.mean(self._kl_by_prompt))
+        return estimates

@@ -1,0 +1,195 @@
+"""Proximal policy optimisation over tokens, with a value model and a KL penalty in the reward.
+
+Source: Schulman et al. 2017, arXiv 1707.06347; for language models Ziegler et al. 2019,
+arXiv 1909.08593, and Stiennon et al. 2020, arXiv 2009.01325.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textgym.agents.base import Agent, Setup, collect, prompt_batches, require, rollout_metrics
+from textgym.errors import TrainingError
+from textgym.functional import (
+    adaptive_kl_step,
+    gae,
+    masked_whiten,
+    ppo_policy_loss,
+    ppo_value_loss,
+    rewards_on_last_token,
+)
+from textgym.models.training import adamw, optimiser_step
+from textgym.models.value_head import ValueModel
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of PPO.
+
+    Attributes:
+        lr: learning rate of AdamW for the policy, constant.
+        value_lr: learning rate of AdamW for the value model.
+        kl_coef: beta, the price of a nat of KL in units of reward; >= 0.
+        kl_target: nats per response that an adaptive coefficient steers toward; None keeps it.
+        kl_horizon: completions over which the adaptive coefficient moves by its own size.
+        clip: importance ratios are clipped to 1 -+ this.
+        value_clip: value predictions are clipped to the old ones -+ this; None: not at all.
+        gamma: discount per token.
+        gae_lambda: GAE's lambda; 1 is the plain return, smaller trusts the value model.
+        prompts_per_step: N, prompts per batch of fresh samples.
+        samples_per_prompt: K, samples per prompt.
+        epochs: passes over a batch.
+        minibatches: gradient steps per pass.
+        max_grad_norm: each gradient's global norm is clipped to this.
+        value_warmup: first batches that train the value model alone, so that the first policy
+            steps are not taken on noise.
+    """
+
+    lr: float = 5e-4
+    value_lr: float = 1e-3
+    kl_coef: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: float = 2000.0
+    clip: float = 0.2
+    value_clip: float | None = None
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    prompts_per_step: int = 64
+    samples_per_prompt: int = 1
+    epochs: int = 2
+    minibatches: int = 2
+    max_grad_norm: float = 1.0
+    value_warmup: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0 and self.value_lr > 0, "lr and value_lr must be > 0")
+        require(self.kl_coef >= 0, f"kl_coef must be >= 0, got {self.kl_coef}")
+        require(
+            self.kl_target is None or self.kl_target > 0,
+            f"kl_target must be > 0 or none, got {self.kl_target}",
+        )
+        require(self.clip > 0, f"clip must be > 0, got {self.clip}")
+        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
+        require(0 <= self.gae_lambda <= 1, f"gae_lambda must be in [0, 1], got {self.gae_lambda}")
+        counts = (self.prompts_per_step, self.samples_per_prompt, self.epochs, self.minibatches)
+        require(
+            min(counts) >= 1,
+            "prompts_per_step, samples_per_prompt, epochs and minibatches must be >= 1, got "
+            + ", ".join(map(str, counts)),
+        )
+        require(
+            self.minibatches <= self.prompts_per_step * self.samples_per_prompt,
+            f"minibatches must not exceed the batch, got {self.minibatches}",
+        )
+
+
+class PPO(Agent):
+    """Clipped policy steps on advantages from GAE over a separate value model."""
+
+    config_class = PPOConfig
+
+    def train(self, setup: Setup) -> None:
+        """Spends the budget in whole batches.
+
+        Logs `rollout_metrics`, `kl_coef`, `explained_variance`, `policy_loss`, `value_loss`,
+        `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches).
+
+        Raises:
+            TrainingError: a loss is not finite, or the importance ratio at the first minibatch is
+                not 1: then sampler and scorer disagree.
+        """
+        config: PPOConfig = self.config
+        self.task, self.policy = setup.task, setup.policy
+        batch = config.prompts_per_step * config.samples_per_prompt
+        prompts = prompt_batches(
+            setup.task.prompts("train"), config.prompts_per_step, setup.streams.numpy("prompts")
+        )
+        sampling = setup.streams.torch("sampling")
+        shuffling = setup.streams.torch("minibatches")
+        value_model = ValueModel(setup.policy, setup.streams.torch("initialisation"))
+        policy_optimizer = adamw(setup.policy.model.parameters(), config.lr)
+        value_optimizer = adamw(value_model.parameters(), config.value_lr)
+        kl_coef = config.kl_coef
+
+        step = 0
+        while setup.budget.left >= batch:
+            rows = next(prompts)
+            samples, reference_logprobs = collect(setup, rows, config.samples_per_prompt, sampling)
+            metrics = rollout_metrics(samples, reference_logprobs)
+            mask, old_logprobs = samples.response_mask, samples.policy_logprobs
+            with torch.no_grad():
+                old_values = value_model(samples)
+
+            assert samples.rewards is not None, "collect() scores"
+            penalty = kl_coef * (old_logprobs - reference_logprobs).masked_fill(~mask, 0)
+            rewards = rewards_on_last_token(samples.rewards, mask) - penalty
+            advantages, returns = gae(rewards, old_values, mask, config.gamma, config.gae_lambda)
+            advantages = masked_whiten(advantages, mask)
+
+            logs: list[dict[str, float]] = []
+            for epoch in range(config.epochs):
+                for i, part in enumerate(_minibatches(batch, config.minibatches, shuffling)):
+                    some = samples.select(part)
+                    value_loss, value_log = ppo_value_loss(
+                        value_model(some),
+                        old_values[part],
+                        returns[part],
+                        mask[part],
+                        config.value_clip,
+                    )
+                    optimiser_step(value_optimizer, value_loss, step, config.max_grad_norm)
+                    logs.append({"value_loss": value_loss.item(), **value_log})
+                    if step < config.value_warmup:
+                        continue
+                    policy_loss, policy_log = ppo_policy_loss(
+                        setup.policy.logprobs(some),
+                        old_logprobs[part],
+                        advantages[part],
+                        mask[part],
+                        config.clip,
+                    )
+                    if epoch == 0 and i == 0:
+                        _require_on_policy(policy_log["ratio_max"], step)
+                    grad_norm = optimiser_step(
+                        policy_optimizer, policy_loss, step, config.max_grad_norm
+                    )
+                    logs[-1] |= {"policy_loss": policy_loss.item(), "grad_norm": grad_norm}
+                    logs[-1] |= policy_log
+
+            setup.log(step, {**metrics, "kl_coef": kl_coef, **_mean(logs)})
+            if config.kl_target is not None:
+                kl_coef = adaptive_kl_step(
+                    kl_coef, metrics["kl_seq"], config.kl_target, batch, config.kl_horizon
+                )
+            step += 1
+
+
+def _minibatches(size: int, parts: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields the rows 0 ... size - 1 in random order, cut into `parts`."""
+    yield from torch.randperm(size, generator=generator).tensor_split(parts)
+
+
+def _require_on_policy(ratio_max: float, step: int) -> None:
+    """Raises TrainingError where the first importance ratios differ from 1 by more than 1e-4.
+
+    The bound leaves room for float32 sums in another order over some hundred tokens.
+    """
+    if ratio_max > 1e-4:
+        raise TrainingError(
+            step,
+            f"importance ratio is off 1 by {ratio_max:.2g} at the first minibatch: the sampler and "
+            "the scorer disagree",
+        )
+
+
+def _mean(logs: list[dict[str, float]]) -> dict[str, float]:
+    """Returns each key's mean over the dictionaries that have it."""
+    keys = {key: None for log in logs for key in log}
+    return {
+        key: sum(log[key] for log in logs if key in log) / sum(key in log for log in logs)
+        for key in keys
+    }
