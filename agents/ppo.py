@@ -153,7 +153,7 @@ class PPO(Agent):
                         config.clip,
                     )
                     if epoch == 0 and i == 0:
-                        _require_on_policy(policy_log["ratio_max"], step)
+                        _require_on_policy(policy_log["ratio_deviation"], step)
                     grad_norm = optimiser_step(
                         policy_optimizer, policy_loss, step, config.max_grad_norm
                     )
@@ -173,15 +173,15 @@ def _minibatches(size: int, parts: int, generator: torch.Generator) -> Iterator[
     yield from torch.randperm(size, generator=generator).tensor_split(parts)
 
 
-def _require_on_policy(ratio_max: float, step: int) -> None:
+def _require_on_policy(deviation: float, step: int) -> None:
     """Raises TrainingError where the first importance ratios differ from 1 by more than 1e-4.
 
     The bound leaves room for float32 sums in another order over some hundred tokens.
     """
-    if ratio_max > 1e-4:
+    if deviation > 1e-4:
         raise TrainingError(
             step,
-            f"importance ratio is off 1 by {ratio_max:.2g} at the first minibatch: the sampler and "
+            f"importance ratio is off 1 by {deviation:.2g} at the first minibatch: the sampler and "
             "the scorer disagree",
         )
 

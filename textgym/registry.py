@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def _load_from_file(spec: str) -> Any:
     if module_spec is None or module_spec.loader is None:
         raise PluginError(f"plug-in {spec!r}: {file!r} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up while it is executed
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:

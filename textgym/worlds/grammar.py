@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 _TOKEN = re.compile(r"[\[\]|]|\{\w+\}|[^\[\]|{}]+")
 
@@ -59,9 +60,15 @@ class Draw:
         return names[index]
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """Returns the items in a uniformly random order."""
-        self.nats += math.lgamma(len(items) + 1)
+        """Returns the items in a uniformly random order; equal items count as alike."""
+        alike = Counter(items).values()
+        self.nats += math.lgamma(len(items) + 1) - sum(math.lgamma(n + 1) for n in alike)
         return [items[i] for i in self.rng.permutation(len(items))]
+
+    def subset(self, items: Sequence[T], size: int) -> list[T]:
+        """Returns `size` different items, every subset with equal probability."""
+        self.nats += math.log(math.comb(len(items), size))
+        return [items[i] for i in self.rng.permutation(len(items))[:size]]
 
 
 # A parsed template is a sequence of parts: text, a slot "{name}", or a choice (list of sequences).

@@ -101,6 +101,19 @@ def sample_report(draw: Draw) -> Report:
     return Report(" ".join([lead, *rest]), facts)
 
 
+STATED = ("who", "when", "amount")
+"""The facts that have a sentence of their own in a report."""
+
+
+def state(fact: str, value: str, draw: Draw) -> str:
+    """Returns a sentence that states one of `STATED`."""
+    templates = {"who": words.WHO, "when": words.WHEN, "amount": words.AMOUNT}[fact]
+    slots = {fact: value}
+    if fact == "amount":
+        slots["unit"] = draw.choice(TOPICS).unit
+    return render(draw.choice(templates), slots, draw)
+
+
 def write_summary(report: Report, writer: str, draw: Draw) -> str:
     """Returns a summary of the report in the voice of `writer`, one of `WRITERS`."""
     if writer == "lead":
@@ -164,7 +177,7 @@ def _slots(facts: Mapping[str, str]) -> dict[str, str]:
 def _falsified(facts: Mapping[str, str], template: str, draw: Draw) -> dict[str, str]:
     """Returns the facts with one or two of the open values that the template states replaced."""
     stated = [name for name in FACTS[1:] if f"{{{name}}}" in template]
-    wrong = draw.shuffled(stated)[: draw.integer(1, 3)]
+    wrong = draw.subset(stated, draw.integer(1, min(len(stated), 2) + 1))
     return {**facts, **{name: sample_value(name, draw) for name in wrong}}
 
 

@@ -1,0 +1,143 @@
+"""One point of a suite, and the directory its result lives in: written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgym.benchmarks.suite import Evaluation, Options, Spec, Suite, folder_name
+from textgym.errors import ResultsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT = "result.json"
+ERROR = "error.json"
+SUITE = "suite.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task, one agent, one seed, and everything that decides the outcome.
+
+    Attributes:
+        fingerprint: hash of the pretrained model's weights, so that a model that was trained
+            anew under the same name is not taken for the old one.
+
+    The others are as in `Suite`.
+    """
+
+    task: Spec
+    agent: Spec
+    seed: int
+    model: str
+    fingerprint: str
+    reference: str
+    sft: Options
+    budget: int
+    evaluation: Evaluation
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The cell as plain JSON values; equal configs give equal metrics."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+    @property
+    def name(self) -> str:
+        """Task, agent and seed as a relative folder."""
+        parts = (folder_name(self.task.label), folder_name(self.agent.label), f"seed-{self.seed}")
+        return "/".join(parts)
+
+    def is_finished(self, out: Path) -> bool:
+        """Returns whether `out` holds this cell's result, made with the same config."""
+        path = out / self.name / RESULT
+        return path.is_file() and read_json(path).get("config") == self.config
+
+
+def cells(suite: Suite, fingerprint: str) -> list[Cell]:
+    """Returns the product, seed by seed so that a stopped run has whole comparisons."""
+    return [
+        Cell(
+            task=task,
+            agent=agent,
+            seed=seed,
+            model=suite.model,
+            fingerprint=fingerprint,
+            reference=suite.reference,
+            sft=suite.sft,
+            budget=suite.budget,
+            evaluation=suite.evaluation,
+        )
+        for seed in suite.seeds
+        for task in suite.tasks
+        for agent in suite.agents
+    ]
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """Gives a temporary directory that takes the place of `directory` only if nothing fails."""
+    temporary = directory.parent / f".{directory.name}.{os.getpid()}.tmp"
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if directory.exists():
+            shutil.rmtree(directory)
+        temporary.rename(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Removes what killed processes left half-written."""
+    for temporary in out.glob("**/.*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_cell(directory: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """Writes `result.json` and one parquet file per table, all or nothing."""
+    with whole_directory(directory) as temporary:
+        for name, table in tables.items():
+            table.to_parquet(temporary / f"{name}.parquet", index=False)
+        write_json(temporary / RESULT, result)
+
+
+def write_error(directory: Path, error: dict[str, Any]) -> None:
+    """Writes the `error.json` of a failed cell."""
+    with whole_directory(directory) as temporary:
+        write_json(temporary / ERROR, error)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes indented JSON; NaN is refused, since JSON has none."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file. Raises: ResultsError when it holds none."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{path} holds no JSON object")
+    return value
+
+
+def require_writable(out: Path) -> None:
+    """Makes the results folder. Raises: ResultsError when nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResultsError(f"results folder {str(out)!r} is not writable: {error}") from error

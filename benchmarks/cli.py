@@ -1,0 +1,209 @@
+"""The command line. Heavy imports live inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textgym.errors import TextGymError
+
+if TYPE_CHECKING:
+    from textgym.benchmarks.suite import Options, Spec
+
+app = typer.Typer(
+    name="textgym",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="TextGym: a gym and benchmark suite for RLHF.",
+)
+
+Data = Annotated[
+    list[str] | None,
+    typer.Option(help="Hub id or folder: SOURCE for every task, or TASK=SOURCE; may repeat."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
+Task = Annotated[str, typer.Option(help="Task, `name` or `name@option=value,...`.")]
+Prompts = Annotated[int, typer.Option(min=1, help="Prompts asked.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Samples per prompt; the task's own.")]
+Split = Annotated[str, typer.Option(help="Which split the prompts come from.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, such as tokens=1000000; may repeat.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; an error the user caused is one line on stderr and exit status 2."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app(arguments)
+    except TextGymError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Other libraries' bars and notices would tear ours. Worker processes inherit these."""
+
+
+@app.command("list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="tasks, agents, envs, suites, ...")] = "",
+    json_: Json = False,
+) -> None:
+    """List what can be named: tasks, agents, envs, suites, metrics, rewards."""
+    from textgym.benchmarks.catalogue import catalogue, show
+
+    show(catalogue(kind), as_json=json_)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="A suite's name or TOML file.")] = "quick",
+    tasks: Annotated[str | None, typer.Option(help="Tasks, comma-separated.")] = None,
+    agents: Annotated[
+        str | None,
+        typer.Option(help="Agents, comma-separated: ppo,best_of_n@n=16,path/to/agent.py:MyAgent."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name, folder or Hub id.")] = None,
+    data: Data = None,
+    budget: Annotated[int | None, typer.Option(help="Completions scored in training.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
+    samples: Samples = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder: results/SUITE.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
+) -> None:
+    """Train and judge agents on tasks, then print the leaderboard. Runs again where it stopped."""
+    from textgym.benchmarks.suite import configure
+
+    chosen = configure(
+        suite,
+        tasks=tasks,
+        agents=agents,
+        seeds=seeds,
+        model=model,
+        data=data or [],
+        budget=budget,
+        prompts=prompts,
+        samples_per_prompt=samples,
+    )
+    from textgym.benchmarks.commands import bench as run
+
+    raise typer.Exit(run(chosen, out or Path("results") / chosen.name, jobs))
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="Results folder of a bench.")],
+    write: Annotated[bool, typer.Option(help="Also write leaderboard.md and .csv.")] = True,
+) -> None:
+    """Rebuild the leaderboard from a results folder."""
+    from textgym.benchmarks.commands import leaderboard as run
+
+    run(folder, write)
+
+
+@app.command()
+def sample(
+    policy: Annotated[list[str], typer.Option(help="Model name, folder or Hub id; may repeat.")],
+    task: Task = "summarize",
+    data: Data = None,
+    prompts: Prompts = 3,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 2,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    split: Split = "test",
+    seed: Seed = 0,
+) -> None:
+    """Show completions of one or more policies side by side, with their rewards."""
+    from textgym.benchmarks.commands import sample as run
+
+    run(policy, _one_task(task, data), prompts, samples, temperature, split, seed)
+
+
+@app.command("eval")
+def evaluate(
+    policy: Annotated[str, typer.Option(help="Model to judge: name, folder or Hub id.")],
+    reference: Annotated[str, typer.Option(help="Model it is measured against.")],
+    task: Task = "summarize",
+    data: Data = None,
+    prompts: Prompts = 64,
+    samples: Samples = None,
+    split: Split = "test",
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Measure the KL, reward and diversity loss of two existing models. Trains nothing."""
+    from textgym.benchmarks.commands import evaluate as run
+
+    run(policy, reference, _one_task(task, data), prompts, samples, split, seed, json_)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    data: Annotated[
+        str | None, typer.Option(help="Hub id or folder with texts; the world without it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Text columns of --data.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "train",
+    data_dir: Annotated[str | None, typer.Option(help="Folder inside --data.")] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+) -> None:
+    """Pretrain a small language model, on the embedded world or on any texts."""
+    from textgym.benchmarks import pretraining
+
+    chosen = _options(settings)
+    if data is None:
+        pretraining.pretrain_world(out, chosen, seed)
+    else:
+        pretraining.pretrain_data(out, data, split, column or ["text"], data_dir, chosen, seed)
+
+
+@app.command("pretrain-toxicity")
+def pretrain_toxicity(
+    out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
+    settings: Settings = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the embedded toxicity classifier, in Detoxify's checkpoint format."""
+    from textgym.benchmarks import pretraining
+
+    pretraining.pretrain_toxicity(out, _options(settings), seed)
+
+
+@app.command("pretrain-reward")
+def pretrain_reward(
+    out: Annotated[Path, typer.Option(help="Folder for the reward model.")],
+    model: Annotated[str, typer.Option(help="Language model it starts from.")] = "tiny",
+    settings: Settings = None,
+    seed: Seed = 0,
+) -> None:
+    """Train the embedded summarize task's reward model on simulated comparisons."""
+    from textgym.benchmarks import pretraining
+
+    pretraining.pretrain_reward(out, model, _options(settings), seed)
+
+
+def _one_task(task: str, data: list[str] | None) -> Spec:
+    from textgym.benchmarks.suite import parse_spec, with_data
+
+    return with_data((parse_spec(task),), data or [])[0]
+
+
+def _options(pairs: list[str] | None) -> Options:
+    from textgym.benchmarks.suite import parse_spec
+
+    return parse_spec(f"settings@{','.join(pairs)}").options if pairs else {}

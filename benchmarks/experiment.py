@@ -1,0 +1,154 @@
+"""One cell from start to end: make the agent, train it, sample from outside, measure, write."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from textgym.agents.base import Agent, Setup
+from textgym.agents.reference import Human
+from textgym.benchmarks.cell import Cell, write_cell, write_error
+from textgym.benchmarks.measure import measure
+from textgym.benchmarks.provenance import commit, machine, versions
+from textgym.benchmarks.recording import CountedTask, Curve
+from textgym.benchmarks.workbench import (
+    Workbench,
+    evaluation_rows,
+    make_agent,
+    samples_per_prompt,
+)
+from textgym.errors import PluginError, TextGymError, TrainingError
+from textgym.seeding import Streams
+from textgym.types import Budget, Rollout
+
+
+@dataclass
+class Outcome:
+    """What the runner hears of a cell.
+
+    Attributes:
+        cell: its name.
+        metrics: the result's, or empty when it failed.
+        seconds: wall time.
+        error: one line, or empty.
+        bad_input: whether the error is the user's to mend rather than a diverged training.
+    """
+
+    cell: str
+    metrics: dict[str, dict[str, Any]]
+    seconds: float
+    error: str = ""
+    bad_input: bool = False
+
+
+def prepare_reference(bench: Workbench, cell: Cell) -> None:
+    """Makes the cell's reference and its samples, so that cells running at once only read them."""
+    bench.baseline(cell)
+
+
+def run_cell(bench: Workbench, cell: Cell) -> Outcome:
+    """Runs a cell and writes its directory; a failure is written too, as `error.json`."""
+    start = time.perf_counter()
+    try:
+        result, tables = _run(bench, cell)
+    except Exception as error:
+        seconds = time.perf_counter() - start
+        write_error(bench.out / cell.name, _describe(error, cell, seconds))
+        bad_input = isinstance(error, TextGymError) and not isinstance(error, TrainingError)
+        message = str(error) if isinstance(error, TextGymError) else _one_line(error)
+        return Outcome(cell.name, {}, seconds, message, bad_input)
+    result["seconds"]["total"] = time.perf_counter() - start
+    write_cell(bench.out / cell.name, result, tables)
+    return Outcome(cell.name, result["metrics"], result["seconds"]["total"])
+
+
+def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    task = CountedTask(bench.task(cell.task, cell.model))
+    reference = bench.reference(cell)
+    budget, curve, streams = Budget(cell.budget), Curve(), Streams(cell.seed)
+    agent = make_agent(cell.agent)
+    start = time.perf_counter()
+    train(agent, cell, bench, Setup(task, reference.copy(), reference, budget, streams, curve))
+    seconds = {"train": time.perf_counter() - start}
+    scored = task.scored
+    # Data hold one human text per prompt: repeating it would make people look uniform.
+    k = 1 if isinstance(agent, Human) else samples_per_prompt(task, cell.evaluation)
+    rows = evaluation_rows(task, cell.evaluation, cell.seed)
+    start = time.perf_counter()
+    samples = agent.sample(rows, k, streams.torch("evaluation"))
+    _check_samples(samples, len(rows), agent)
+    measured = measure(
+        samples,
+        task.inner,
+        agent.policy,
+        reference,
+        baseline=bench.baseline(cell),
+        kl_estimates=agent.kl_estimates(),
+    )
+    seconds["evaluate"] = time.perf_counter() - start
+    result = {
+        "config": cell.config,
+        "seed": cell.seed,
+        "budget": {
+            "completions": cell.budget,
+            "used": budget.used,
+            "scored": scored,
+            "logged_steps": len(curve.rows),
+        },
+        "evaluation": {"prompts": len(rows), "samples_per_prompt": samples.samples_per_prompt},
+        "metrics": measured.metrics,
+        "seconds": seconds,
+        "versions": versions(),
+        "commit": commit(),
+        "machine": machine(),
+    }
+    tables = {
+        "curve": curve.frame(),
+        "samples": measured.samples,
+        "prompts": measured.prompts,
+    }
+    return result, tables
+
+
+def train(agent: Agent, cell: Cell, bench: Workbench, setup: Setup) -> None:
+    """Trains the agent, from the pretrained model for the agents that say so.
+
+    The `sft` agent without options of its own is the reference, which is not trained twice.
+    """
+    if cell.agent.name == "sft" and not cell.agent.options and cell.reference == "sft":
+        agent.task, agent.policy = setup.task, setup.reference
+        return
+    if agent.starts_from == "pretrained":
+        setup.policy = bench.policy(cell.model).copy()
+    agent.train(setup)
+
+
+def _check_samples(samples: Rollout, prompts: int, agent: Agent) -> None:
+    expected = prompts * samples.samples_per_prompt
+    if len(samples) != expected:
+        raise PluginError(
+            f"{type(agent).__name__}.sample returned {len(samples)} rows; expected {expected}"
+            f" ({prompts} prompts x {samples.samples_per_prompt})"
+        )
+
+
+def _describe(error: Exception, cell: Cell, seconds: float) -> dict[str, Any]:
+    return {
+        "config": cell.config,
+        "seed": cell.seed,
+        "error": type(error).__name__,
+        "step": getattr(error, "step", None),
+        "cause": getattr(error, "cause", None) or _one_line(error),
+        "traceback": traceback.format_exception(error),
+        "seconds": {"total": seconds},
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

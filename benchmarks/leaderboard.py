@@ -1,0 +1,137 @@
+"""From the cells' directories to one row per task and agent, with intervals and shared ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
+from textgym.benchmarks.measure import intervals
+from textgym.errors import ResultsError
+from textgym.metrics.stats import Interval, shared_ranks
+
+SETTINGS = ("model", "reference", "budget", "prompts")
+"""What a fair comparison holds equal in all rows of a task."""
+
+
+@dataclass
+class Entry:
+    """The cells of one task and agent.
+
+    Attributes:
+        task, agent: their labels.
+        results: one `result.json` per finished seed.
+        prompts: one table per finished seed, a row per evaluation prompt.
+        failures: one line per seed that failed or was not run.
+    """
+
+    task: str
+    agent: str
+    results: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[pd.DataFrame] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def read_entries(out: Path) -> list[Entry]:
+    """Returns what the results folder holds, tasks and agents in the suite's order.
+
+    Raises: ResultsError when the folder holds no cell.
+    """
+    if not out.is_dir():
+        raise ResultsError(f"no results folder {str(out)!r}")
+    entries: dict[tuple[str, str], Entry] = {}
+    for folder in _cell_folders(out):
+        found = folder / (RESULT if (folder / RESULT).is_file() else ERROR)
+        if not found.is_file():
+            task, agent, seed = folder.relative_to(out).parts
+            entry = entries.setdefault((task, agent), Entry(task, agent))
+            entry.failures.append(f"{seed} was not run")
+            continue
+        record = read_json(found)
+        task, agent = (record["config"][kind]["label"] for kind in ("task", "agent"))
+        entry = entries.setdefault((task, agent), Entry(task, agent))
+        if found.name == ERROR:
+            step = "" if record["step"] is None else f"step {record['step']}: "
+            entry.failures.append(f"seed {record['seed']}: {step}{record['cause']}")
+        else:
+            entry.results.append(record)
+            entry.prompts.append(pd.read_parquet(folder / "prompts.parquet"))
+    if not entries:
+        raise ResultsError(f"{str(out)!r} holds no results")
+    return list(entries.values())
+
+
+def _cell_folders(out: Path) -> list[Path]:
+    """Returns the folders of the last suite run, finished or not, then others that are there."""
+    planned = read_json(out / SUITE)["cells"] if (out / SUITE).is_file() else []
+    there = {path.parent for name in (RESULT, ERROR) for path in out.glob(f"*/*/seed-*/{name}")}
+    there -= set(out.glob("references/*/*"))
+    listed = [out / name for name in planned]
+    return [*listed, *sorted(there - set(listed))]
+
+
+def build(entries: Iterable[Entry]) -> pd.DataFrame:
+    """Returns the leaderboard: one row per task and agent, best first within each task.
+
+    Columns: `task`, `rank`, `agent`, `seeds`, `failed_seeds`, `prompts`, `samples_per_prompt`,
+    `budget_used`, then every metric, with `METRIC_low` and `METRIC_high` where its interval can
+    be computed: a 95% bootstrap over prompts nested in seeds. Diversity losses are paired by
+    prompt. Rows are ordered by gold (by reward where there is no gold) and share a rank while
+    their intervals overlap.
+    """
+    rows = []
+    for entry in entries:
+        row: dict[str, Any] = {
+            "task": entry.task,
+            "agent": entry.agent,
+            "seeds": len(entry.results),
+            "failed_seeds": len(entry.failures),
+            "failures": "; ".join(entry.failures),
+        }
+        if entry.results:
+            row |= _summary(entry)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    ranked = [_ranked(group) for _, group in table.groupby("task", sort=False)]
+    front = ["task", "rank", "agent"]
+    return pd.concat(ranked, ignore_index=True).pipe(
+        lambda t: t[[*front, *(c for c in t.columns if c not in front)]]
+    )
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    results = entry.results
+    row: dict[str, Any] = {
+        **{name: results[0]["config"][name] for name in SETTINGS if name != "prompts"},
+        "prompts": min(len(table) for table in entry.prompts),
+        "samples_per_prompt": results[0]["evaluation"]["samples_per_prompt"],
+        "budget_used": float(np.mean([r["budget"]["used"] for r in results])),
+        "budget_scored": float(np.mean([r["budget"]["scored"] for r in results])),
+        "train_seconds": float(np.mean([r["seconds"]["train"] for r in results])),
+    }
+    for name, interval in intervals(entry.prompts).items():
+        row[name] = interval.estimate
+        row[f"{name}_low"], row[f"{name}_high"] = interval.low, interval.high
+    for name in dict.fromkeys(name for result in results for name in result["metrics"]):
+        found = [result["metrics"].get(name, {}).get("value") for result in results]
+        known = [value for value in found if value is not None]
+        if name not in row and known:
+            row[name] = float(np.mean(known))
+    return row
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns one task's rows with their `rank`, best first; rows without a score come last."""
+    rank = pd.Series(pd.NA, index=rows.index, dtype="Int64")
+    score = next((m for m in ("gold", "reward") if m in rows and rows[m].notna().any()), None)
+    if score is None:
+        return rows.assign(rank=rank)
+    scored = rows[rows[score].notna()]
+    ends = zip(scored[score], scored[f"{score}_low"], scored[f"{score}_high"], strict=True)
+    rank[scored.index] = shared_ranks([Interval(*end) for end in ends])
+    return rows.assign(rank=rank).sort_values(score, ascending=False, na_position="last")

@@ -1,0 +1,344 @@
+"""From an agent's samples to numbers, the same way for every agent, from outside the agent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from textgym.functional import entropy, full_kl, gather_logprobs
+from textgym.metrics import diversity, kl, responses, sets, stats, toxicity
+from textgym.models.sampling import sampling_distribution
+from textgym.rollout import score
+from textgym.tasks.base import checked_rewards
+
+if TYPE_CHECKING:
+    from textgym.models.policy import Policy
+    from textgym.tasks.base import Task
+    from textgym.types import Rollout
+
+DIVERSITY = "diversity/"
+"""Prefix of per-input diversity, in a cell's prompts and in metrics."""
+REFERENCE = "reference/"
+"""Prefix of the reference's per-input diversity on the same prompt."""
+LOSS = "diversity_loss/"
+"""Prefix of 1 - D(agent) / D(reference), per input."""
+ACROSS = "across/"
+"""Prefix of across-input diversity."""
+HEADLINE = "ead"
+"""The per-input metric that tables show; every other is in the CSV."""
+HEADLINE_NAME = "diversity (EAD)"
+
+TOXICITY = "toxicity"
+"""The task measure that expected maximum toxicity and toxicity probability are taken of."""
+
+RESAMPLES = 1000
+
+TokenMetric = Callable[[Sequence[Sequence[int]], int], float]
+
+TOKEN_METRICS: dict[str, TokenMetric] = {
+    "distinct_1": lambda texts, vocabulary: diversity.distinct_n(texts, 1),
+    "distinct_2": lambda texts, vocabulary: diversity.distinct_n(texts, 2),
+    "ead": lambda texts, vocabulary: diversity.ead(texts, vocabulary),
+    "self_bleu": lambda texts, vocabulary: diversity.self_bleu_diversity(texts),
+    "vendi_ngram": lambda texts, vocabulary: diversity.ngram_vendi(texts),
+    "compression": lambda texts, vocabulary: _compression(texts),
+}
+"""Diversity of a set of token lists, given the vocabulary's size; higher is more diverse."""
+
+EMBEDDING_METRICS: dict[str, Callable[[Any], float]] = {
+    "embedding": diversity.embedding_diversity,
+    "vendi_embedding": diversity.embedding_vendi,
+}
+"""Diversity of a set of embeddings."""
+
+
+@dataclass
+class Measured:
+    """What was measured of one agent on one set of prompts.
+
+    Attributes:
+        metrics: name -> `value` and, where prompts can be resampled, `low` and `high`.
+        prompts: one row per prompt; metrics by column, and the reference's diversity.
+        samples: one row per response.
+        across: across-input diversity by metric.
+        common_length: tokens that responses were cut to for diversity.
+    """
+
+    metrics: dict[str, dict[str, float | None]]
+    prompts: pd.DataFrame
+    samples: pd.DataFrame
+    across: dict[str, float] = field(default_factory=dict)
+    common_length: int = 1
+
+    def baseline(self) -> Baseline:
+        """Returns what other agents need for their diversity loss against this one."""
+        own = [name for name in self.prompts if str(name).startswith(DIVERSITY)]
+        return Baseline(self.prompts[own], self.across, self.common_length)
+
+
+@dataclass
+class Baseline:
+    """The reference's diversity on the prompts of a seed.
+
+    Attributes:
+        prompts: one row per prompt, per-input diversity by column.
+        across: across-input diversity by metric.
+        common_length: tokens that every agent's responses are cut to.
+    """
+
+    prompts: pd.DataFrame
+    across: dict[str, float]
+    common_length: int
+
+
+def measure(
+    samples: Rollout,
+    task: Task,
+    policy: Policy | None,
+    reference: Policy,
+    *,
+    baseline: Baseline | None = None,
+    kl_estimates: dict[str, float] | None = None,
+) -> Measured:
+    """Measures samples: reward, gold, KL, entropy, diversity and its loss, lengths, voices.
+
+    Args:
+        samples: B = N * K responses.
+        task: scores them.
+        policy: what they were drawn from, under `samples.sampling`; None where no policy is.
+        reference: KL is measured against it; its tokenizer counts tokens for every agent.
+        baseline: the reference's own diversity; without it there is no diversity loss and the
+            common length is the samples' median.
+        kl_estimates: KL figures of an agent without a policy.
+
+    Raises:
+        RewardError: a reward or gold score that is not finite, or a wrong number of them.
+    """
+    k = samples.samples_per_prompt
+    columns = _scores(samples, task)
+    tokens = _likelihoods(samples, policy, reference)
+    per_prompt = {name: _means(values, k) for name, values in columns.items()}
+    metrics: dict[str, dict[str, float | None]] = {}
+    if tokens.kl is not None:
+        metrics["kl_token"] = _value(kl.kl_token(tokens.kl, samples.response_mask, k).value)
+        per_prompt["kl_seq"] = kl.prompt_sums(tokens.kl, samples.response_mask, k)
+    if tokens.entropy is not None:
+        mask = samples.response_mask
+        metrics["entropy_token"] = _value(kl.entropy_token(tokens.entropy, mask, k).value)
+        per_prompt["entropy_seq"] = kl.prompt_sums(tokens.entropy, mask, k)
+    if TOXICITY in columns:
+        scores = columns[TOXICITY].reshape(-1, k)
+        highest = toxicity.max_toxicity(scores)
+        per_prompt["expected_max_toxicity"] = highest
+        per_prompt["toxicity_probability"] = (highest > 0.5).astype(float)
+
+    if k > 1:
+        per_prompt["duplicate_rate"] = sets.per_prompt(
+            responses.duplicate_rate, samples.completions, k
+        )
+    modes = task.modes(samples.prompts, samples.completions, **samples.columns)
+    if modes is not None:
+        metrics |= _mode_metrics(modes)
+    ids = _token_lists(samples.completions, reference)
+    length = baseline.common_length if baseline else max(1, int(np.median([len(i) for i in ids])))
+    inside, across = _diversity(sets.cut(ids, length), samples, reference, modes)
+    per_prompt |= inside
+    metrics |= {ACROSS + name: _value(value) for name, value in across.items()}
+    prompts = pd.DataFrame(per_prompt)
+    if baseline is not None:
+        for name in inside:
+            prompts[REFERENCE + name.removeprefix(DIVERSITY)] = baseline.prompts[name].to_numpy()
+        metrics |= _across_losses(across, baseline.across)
+    metrics |= {name: _value(value) for name, value in (kl_estimates or {}).items()}
+    metrics |= {n: _bounded(i) for n, i in intervals([prompts]).items()}
+    table = _sample_table(samples, columns, tokens, modes)
+    return Measured(metrics, prompts, table, across, length)
+
+
+def intervals(
+    seeds: Sequence[pd.DataFrame], resamples: int = RESAMPLES
+) -> dict[str, stats.Interval]:
+    """Returns each per-prompt metric, and each diversity loss, with its 95% interval.
+
+    Args:
+        seeds: the `prompts` table of each seed.
+        resamples: bootstrap resamples over prompts nested in seeds.
+    """
+    found: dict[str, stats.Interval] = {}
+    for name in seeds[0].columns:
+        values = _stacked(seeds, name)
+        if name.startswith(REFERENCE) or not np.isfinite(values).any():
+            continue
+        found[name] = stats.bootstrap_mean(values, np.random.default_rng(0), resamples)
+        metric = name.removeprefix(DIVERSITY)
+        if metric != name and REFERENCE + metric in seeds[0]:
+            base = _stacked(seeds, REFERENCE + metric)
+            both = np.isfinite(values) & np.isfinite(base)
+            if base[both].sum() > 0:
+                random = np.random.default_rng(0)
+                found[LOSS + metric] = stats.diversity_loss(values, base, random, resamples)
+    return found
+
+
+def _stacked(seeds: Sequence[pd.DataFrame], name: str) -> np.ndarray:
+    """Returns [S, N]; a seed with fewer prompts, or without the metric, is filled with NaN."""
+    stacked = np.full((len(seeds), max(len(table) for table in seeds)), np.nan)
+    for row, table in zip(stacked, seeds, strict=True):
+        if name in table:
+            row[: len(table)] = table[name].to_numpy(float)
+    return stacked
+
+
+def _value(value: float) -> dict[str, float | None]:
+    return {"value": float(value) if math.isfinite(value) else None}
+
+
+def _bounded(interval: stats.Interval) -> dict[str, float | None]:
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _means(values: np.ndarray, k: int) -> np.ndarray:
+    return np.asarray(values.reshape(-1, k).mean(axis=1))
+
+
+def _scores(samples: Rollout, task: Task) -> dict[str, np.ndarray]:
+    """Returns the per-response numbers [B] by name."""
+    texts = (samples.prompts, samples.completions)
+    scored = score(samples, task).rewards
+    assert scored is not None, "score() sets them"
+    columns = {"reward": scored.numpy().astype(float)}
+    if task.has_gold:
+        gold = task.gold(*texts, **samples.columns)
+        columns["gold"] = np.array(checked_rewards(gold, len(samples), f"{task.name} gold"))
+    for name, values in task.measures(*texts, **samples.columns).items():
+        columns[name] = np.array(values, float)
+    columns["length"] = responses.response_lengths(samples.response_mask)
+    columns["truncation_rate"] = samples.truncated.numpy().astype(float)
+    return columns
+
+
+@dataclass
+class _Likelihoods:
+    """Per-token numbers [B, T] of the samples, nats; None where no policy can tell."""
+
+    reference_logprobs: Tensor
+    policy_logprobs: Tensor | None = None
+    kl: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+@torch.no_grad()
+def _likelihoods(samples: Rollout, policy: Policy | None, reference: Policy) -> _Likelihoods:
+    parts: dict[str, list[Tensor]] = {
+        name: [] for name in ("reference_logprobs", "policy_logprobs", "kl", "entropy")
+    }
+    for rows in reference.chunks(samples):
+        chunk = samples.select(rows)
+        base = _logits(reference, chunk).log_softmax(-1)
+        mask = chunk.response_mask
+        logprobs = gather_logprobs(base, chunk.response_ids)
+        parts["reference_logprobs"].append(logprobs.masked_fill(~mask, 0))
+        if policy is None:
+            continue
+        raw = base if policy is reference else _logits(policy, chunk).log_softmax(-1)
+        logprobs = gather_logprobs(raw, chunk.response_ids)
+        drawn = sampling_distribution(raw, samples.sampling)
+        parts["policy_logprobs"].append(logprobs.masked_fill(~mask, 0))
+        parts["kl"].append(full_kl(drawn, base).masked_fill(~mask, 0).clamp_min(0))
+        parts["entropy"].append(entropy(drawn).masked_fill(~mask, 0))
+    return _Likelihoods(**{name: torch.cat(p) for name, p in parts.items() if p})
+
+
+def _logits(policy: Policy, samples: Rollout) -> Tensor:
+    """Returns [B, T, V] on the CPU."""
+    logits = policy.logits(
+        samples.prompt_ids, samples.prompt_mask, samples.response_ids, samples.response_mask
+    )
+    return logits.float().cpu()
+
+
+def _token_lists(texts: list[str], reference: Policy) -> list[list[int]]:
+    """Returns the texts in the reference's tokens, whatever tokenizer wrote them."""
+    ids: list[list[int]] = reference.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _compression(texts: Sequence[Sequence[int]]) -> float:
+    return diversity.compression_ratio(texts) if any(texts) else math.nan
+
+
+def _diversity(
+    ids: list[list[int]], samples: Rollout, reference: Policy, modes: list[str] | None
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Returns per-input diversity [N] by column, and across-input diversity by metric."""
+    k, vocabulary = samples.samples_per_prompt, len(reference.tokenizer)
+    embeddings = reference.embed(samples).numpy()
+    kinds: list[tuple[str, Callable[[Any], float], Any]] = []
+    kinds += [(name, partial(_of_tokens, m, vocabulary), ids) for name, m in TOKEN_METRICS.items()]
+    kinds += [(name, metric, embeddings) for name, metric in EMBEDDING_METRICS.items()]
+    if modes is not None:
+        kinds.append(("mode_entropy", lambda m: responses.mode_coverage(m).entropy, modes))
+    inside: dict[str, np.ndarray] = {}
+    across: dict[str, float] = {}
+    for name, metric, items in kinds:
+        if k > 1:
+            inside[DIVERSITY + name] = sets.per_prompt(metric, items, k)
+        if len(items) > k:
+            across[name] = sets.across_input(metric, items, k)
+    return inside, across
+
+
+def _of_tokens(metric: TokenMetric, vocabulary: int, texts: Sequence[Sequence[int]]) -> float:
+    return metric(texts, vocabulary)
+
+
+def _mode_metrics(modes: list[str]) -> dict[str, dict[str, float | None]]:
+    coverage = responses.mode_coverage(modes)
+    return {
+        "modes": _value(coverage.modes),
+        "mode_entropy": _value(coverage.entropy),
+        "effective_modes": _value(math.exp(coverage.entropy)),
+        **{f"mode_share/{m}": _value(modes.count(m) / len(modes)) for m in sorted(set(modes))},
+    }
+
+
+def _across_losses(
+    own: dict[str, float], reference: dict[str, float]
+) -> dict[str, dict[str, float | None]]:
+    shared = [name for name in own if reference.get(name, 0) > 0]
+    return {f"across_loss/{n}": _value(1 - own[n] / reference[n]) for n in shared}
+
+
+def _sample_table(
+    samples: Rollout,
+    columns: dict[str, np.ndarray],
+    tokens: _Likelihoods,
+    modes: list[str] | None,
+) -> pd.DataFrame:
+    """Returns one row per response, enough to compute new metrics without running again."""
+    lengths = samples.response_mask.sum(dim=1).tolist()
+
+    def ragged(values: Tensor) -> list[list[Any]]:
+        return [row[:n].tolist() for row, n in zip(values, lengths, strict=True)]
+
+    table: dict[str, Any] = {
+        "prompt_index": np.arange(len(samples)) // samples.samples_per_prompt,
+        "prompt": samples.prompts,
+        "response": samples.completions,
+        "response_ids": ragged(samples.response_ids),
+        "reference_logprobs": ragged(tokens.reference_logprobs),
+    }
+    if tokens.policy_logprobs is not None:
+        table["policy_logprobs"] = ragged(tokens.policy_logprobs)
+    table |= columns
+    if modes is not None:
+        table["mode"] = modes
+    return pd.DataFrame(table)

@@ -1,0 +1,34 @@
+"""Finds what would fail before anything trains."""
+
+from __future__ import annotations
+
+from textgym.benchmarks.recording import CountedTask
+from textgym.benchmarks.suite import Suite
+from textgym.benchmarks.workbench import Workbench, evaluation_rows, make_agent
+from textgym.errors import DataError
+from textgym.rollout import encode_texts
+from textgym.tasks.cache import model_fingerprint
+
+
+def preflight(bench: Workbench, suite: Suite) -> str:
+    """Makes every agent, reads every task's data, loads the model; returns its fingerprint.
+
+    The texts at hand are rewarded once, so that a broken reward is found now, and the evaluation
+    prompts are encoded, so that one that does not fit its window is.
+
+    Raises: TextGymError for the first thing that would fail.
+    """
+    for spec in suite.agents:
+        make_agent(spec)
+    policy = bench.policy(suite.model)
+    for spec in suite.tasks:
+        task = CountedTask(bench.task(spec, suite.model))
+        demonstrations = task.demonstrations()
+        if len(demonstrations) == 0:
+            raise DataError(f"task {task.name!r}: split 'train' is empty")
+        rows = evaluation_rows(task, suite.evaluation, suite.seeds[0])
+        encode_texts(policy, task, rows, [""] * len(rows))
+        columns = {name: list(values) for name, values in rows[:2].items()}
+        prompts = columns.pop("prompt")
+        task.reward(prompts, ["an answer"] * len(prompts), **columns)
+    return model_fingerprint(suite.model)

@@ -1,0 +1,97 @@
+"""The commands that make models: the language model, the toxicity classifier, the reward model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from textgym.agents.base import make_config
+from textgym.benchmarks.cell import require_writable
+from textgym.benchmarks.suite import Options
+from textgym.errors import DataError
+from textgym.models.documents import cycle, read_texts
+from textgym.models.policy import load_policy
+from textgym.models.pretrain import PretrainConfig, pretrain
+from textgym.rewards.train_toxicity import ToxicityConfig
+from textgym.tasks.world_reward import WorldRewardConfig, make_world_reward
+from textgym.tasks.world_toxicity import WORLD_CONFIG, make_world_toxicity
+from textgym.worlds.corpus import documents, measured_documents
+
+HELD_OUT = 512
+"""Documents kept for the held-out loss, at most a tenth of the data."""
+SAMPLE_PROMPT_CHARACTERS = 60
+
+
+def pretrain_world(out: Path, settings: Options, seed: int) -> None:
+    """Pretrains on the embedded world; the held-out loss stands beside the world's entropy."""
+    config = make_config(PretrainConfig, {"seed": seed, **settings})
+    require_writable(out)
+    held_out = measured_documents(seed, HELD_OUT)
+    texts = [text for text, _ in held_out]
+    summary = pretrain(documents, config, out, held_out=texts, sample_prompts=_beginnings(texts))
+    nats = sum(nats for _, nats in held_out) / len(held_out)
+    show({**summary, "world_nats_per_document": nats}, out)
+
+
+def pretrain_data(
+    out: Path,
+    data: str,
+    split: str,
+    columns: Sequence[str],
+    data_dir: str | None,
+    settings: Options,
+    seed: int,
+) -> None:
+    """Pretrains on the texts of a data set, some of which are held out."""
+    config = make_config(PretrainConfig, {"seed": seed, **settings})
+    options = {} if data_dir is None else {"data_dir": data_dir}
+    texts = read_texts(data, split=split, columns=columns, **options)
+    kept = min(HELD_OUT, len(texts) // 10)
+    if kept == 0:
+        raise DataError(f"{data}: pretraining needs at least 10 texts, got {len(texts)}")
+    require_writable(out)
+    held_out, training = texts[-kept:], texts[:-kept]
+    summary = pretrain(
+        cycle(training), config, out, held_out=held_out, sample_prompts=_beginnings(held_out)
+    )
+    show(summary, out)
+
+
+def _beginnings(texts: Sequence[str]) -> list[str]:
+    return [text[:SAMPLE_PROMPT_CHARACTERS].rpartition(" ")[0] for text in texts[:2]]
+
+
+def pretrain_toxicity(out: Path, settings: Options, seed: int) -> None:
+    """Trains the embedded toxicity classifier."""
+    config = make_config(ToxicityConfig, {**dataclasses.asdict(WORLD_CONFIG), **settings})
+    require_writable(out)
+    show(make_world_toxicity(out, seed, config), out)
+
+
+def pretrain_reward(out: Path, model: str, settings: Options, seed: int) -> None:
+    """Trains the embedded summarize task's reward model, starting from a language model."""
+    config = make_config(WorldRewardConfig, settings)
+    policy = load_policy(model)
+    require_writable(out)
+    show(make_world_reward(policy, out, seed, config), out)
+
+
+def show(summary: dict[str, Any], out: Path) -> None:
+    """Prints what came out, one number per line."""
+    console = Console()
+    console.print(f"written to {out}", highlight=False, soft_wrap=True)
+    for name, value in _flat(summary):
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        console.print(f"  {name}: {shown}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _flat(summary: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{key}", inner) for key, inner in _flat(value))
+        else:
+            yield name, value

@@ -1,0 +1,76 @@
+"""What the harness notes down of an agent's training, from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from textgym.tasks.base import Task, checked_rewards
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class CountedTask(Task):
+    """A task that counts the completions whose reward an agent asks for."""
+
+    def __init__(self, inner: Task) -> None:
+        self.inner = inner
+        self.scored = 0
+        self.eval_samples_per_prompt = inner.eval_samples_per_prompt
+        self.has_gold, self.floor, self.ceiling = inner.has_gold, inner.floor, inner.ceiling
+
+    def __getattr__(self, name: str) -> Any:
+        """Looks up the inner task's name, limits and whatever else it has."""
+        if name == "inner":  # before __init__, as when unpickling
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def prompts(self, split: str) -> Dataset:
+        """Returns the inner task's prompts."""
+        return self.inner.prompts(split)
+
+    def demonstrations(self) -> Dataset:
+        """Returns the inner task's demonstrations."""
+        return self.inner.demonstrations()
+
+    def reward(
+        self, prompts: list[str], completions: list[str], **columns: list[Any]
+    ) -> list[float]:
+        """Returns the inner task's checked reward and counts the completions."""
+        self.scored += len(completions)
+        values = self.inner.reward(prompts, completions, **columns)
+        return checked_rewards(values, len(completions), self.inner.name)
+
+    def gold(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
+        """Returns the inner task's gold scores."""
+        return self.inner.gold(prompts, completions, **columns)
+
+    def measures(
+        self, prompts: list[str], completions: list[str], **columns: list[Any]
+    ) -> dict[str, list[float]]:
+        """Returns the inner task's measures."""
+        return self.inner.measures(prompts, completions, **columns)
+
+    def modes(
+        self, prompts: list[str], completions: list[str], **columns: list[Any]
+    ) -> list[str] | None:
+        """Returns the inner task's modes."""
+        return self.inner.modes(prompts, completions, **columns)
+
+
+@dataclass
+class Curve:
+    """What an agent logs while it trains, one row per call."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        """Keeps one row; a Log as agents expect it."""
+        self.rows.append({"step": step, **{k: float(v) for k, v in metrics.items()}})
+
+    def frame(self) -> pd.DataFrame:
+        """Returns the rows as a table with at least the column `step`."""
+        return pd.DataFrame(self.rows, columns=None if self.rows else ["step"])

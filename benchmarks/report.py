@@ -1,0 +1,165 @@
+"""The leaderboard as a terminal table, Markdown and CSV."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from textgym.benchmarks.leaderboard import SETTINGS
+from textgym.benchmarks.measure import DIVERSITY, HEADLINE, HEADLINE_NAME, LOSS
+
+NONE = "–"
+"""What stands for a number that does not exist, such as the KL of human text."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A shown column: its title, the metric, and how the number is written."""
+
+    title: str
+    metric: str
+    digits: int = 3
+    percent: bool = False
+
+
+COLUMNS = (
+    Column("reward", "reward"),
+    Column("gold", "gold"),
+    Column("KL (nats)", "kl_seq", digits=2),
+    Column(HEADLINE_NAME, DIVERSITY + HEADLINE),
+    Column("voices", "effective_modes", digits=1),
+    Column("diversity loss", LOSS + HEADLINE, percent=True),
+)
+
+
+def number(row: Mapping[str, Any], column: Column) -> str:
+    """Returns a number with half the width of its interval, such as `0.512 ± 0.020`.
+
+    >>> number({"gold": 0.5, "gold_low": 0.4, "gold_high": 0.6}, Column("gold", "gold", 2))
+    '0.50 ± 0.10'
+    """
+    value = row.get(column.metric)
+    if value is None or _absent(value):
+        estimate = row.get("kl_estimate") if column.metric == "kl_seq" else None
+        return NONE if _absent(estimate) else f"~{estimate:.{column.digits}f}"
+    low, high = row.get(f"{column.metric}_low"), row.get(f"{column.metric}_high")
+    half = None if low is None or high is None or _absent(low) else (high - low) / 2
+    scale, digits = (100, 1) if column.percent else (1, column.digits)
+    text = f"{value * scale:.{digits}f}{'%' if column.percent else ''}"
+    return text if half is None else f"{text} ± {half * scale:.{digits}f}"
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def shown_columns(table: pd.DataFrame) -> list[Column]:
+    """Returns the columns that some row has a number for."""
+    return [c for c in COLUMNS if c.metric in table and table[c.metric].notna().any()]
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows as dictionaries by column name."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def cells_of(table: pd.DataFrame, columns: list[Column]) -> list[list[str]]:
+    """Returns the shown text of each row: rank, agent and numbers; a failed row shows a hole."""
+    shown = []
+    for row in rows_of(table):
+        agent = str(row["agent"]) + (" †" if row["failed_seeds"] else "")
+        if not row["seeds"]:
+            shown.append([NONE, agent, *("failed" for _ in columns)])
+            continue
+        numbers = [number(row, column) for column in columns]
+        shown.append([str(int(row["rank"])), agent, *numbers])
+    return shown
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """Returns what a reader must know of one task's table."""
+    finished = table[table["seeds"] > 0]
+    if finished.empty:
+        return _failures(table)
+    seeds, prompts = int(finished["seeds"].max()), int(finished["prompts"].max())
+    plural = "s" if seeds > 1 else ""
+    lines = [
+        f"± is half a 95% bootstrap interval over {seeds} seed{plural} and {prompts} prompts "
+        "nested in each. Rows whose intervals overlap share a rank."
+    ]
+    if seeds == 1:
+        lines.append(
+            "One seed: the intervals know nothing of how training varies from run to run, so "
+            "this table cannot rank algorithms."
+        )
+    if "kl_estimate" in table and table["kl_estimate"].notna().any():
+        lines.append("~ is the agent's own estimate: no policy scores its samples.")
+    return [*lines, *_differences(finished), *_failures(table)]
+
+
+def _differences(finished: pd.DataFrame) -> list[str]:
+    """Returns a warning for each setting that should be equal in all rows and is not."""
+    found = ((name, sorted(finished[name].unique())) for name in SETTINGS)
+    return [
+        f"Not a fair comparison: rows differ in {name}: {', '.join(map(str, values))}."
+        for name, values in found
+        if len(values) > 1
+    ]
+
+
+def _failures(table: pd.DataFrame) -> list[str]:
+    failed = table[table["failed_seeds"] > 0]
+    return [f"† {row['agent']}: {row['failures']}" for row in rows_of(failed)]
+
+
+def terminal() -> Console:
+    """Returns a console that is wide enough for a table where the output is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def print_table(table: pd.DataFrame, console: Console) -> None:
+    """Prints one table per task."""
+    for task, group in table.groupby("task", sort=False):
+        columns = shown_columns(group)
+        shown = Table(title=str(task), box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
+        shown.add_column("rank", justify="right")
+        shown.add_column("agent", overflow="fold")
+        for column in columns:
+            shown.add_column(column.title, justify="right", no_wrap=True)
+        for cells in cells_of(group, columns):
+            shown.add_row(*cells)
+        console.print(shown)
+        for line in notes(group):
+            console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Returns one Markdown table per task."""
+    lines: list[str] = []
+    for task, group in table.groupby("task", sort=False):
+        columns = shown_columns(group)
+        lines += [f"### {task}", ""]
+        lines.append(_markdown_row(["rank", "agent", *(c.title for c in columns)]))
+        lines.append(_markdown_row(["---:", "---", *("---:" for _ in columns)]))
+        lines += [_markdown_row(cells) for cells in cells_of(group, columns)]
+        lines += ["", *(f"{line}  " for line in notes(group)), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def write(table: pd.DataFrame, out: Path) -> None:
+    """Writes `leaderboard.md` and `leaderboard.csv` (every column) into the results folder."""
+    (out / "leaderboard.md").write_text(markdown(table), "utf-8")
+    table.to_csv(out / "leaderboard.csv", index=False, float_format="%.6g")

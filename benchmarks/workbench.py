@@ -1,0 +1,158 @@
+"""What the cells of one process share: tasks, policies, references and their samples."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from textgym.agents import AGENTS
+from textgym.agents.base import Agent, Setup, make_config
+from textgym.benchmarks.cell import RESULT, Cell, read_json, whole_directory, write_json
+from textgym.benchmarks.measure import Baseline, measure
+from textgym.benchmarks.recording import Curve
+from textgym.benchmarks.suite import Evaluation, Spec, folder_name
+from textgym.errors import DataError, PluginError
+from textgym.models.policy import Policy, load_policy
+from textgym.rollout import rollout
+from textgym.seeding import Streams
+from textgym.tasks import TASKS, load_task
+from textgym.tasks.base import Task
+from textgym.types import Budget
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SFT_SEED = 0
+"""The reference is trained with this seed, whatever the cell's: it is part of the question."""
+
+
+def make_agent(spec: Spec) -> Agent:
+    """Returns an agent from its registered name or `path/to/file.py:Class`.
+
+    Raises:
+        UnknownNameError: no such agent.
+        PluginError: the class lacks a method of the interface; names it.
+        ConfigError: an option that the agent does not have, or outside its domain.
+    """
+    agent_class = AGENTS.load(spec.name)
+    if not isinstance(agent_class, type):
+        raise PluginError(f"agent {spec.name!r} is a {type(agent_class).__name__}, not a class")
+    missing = [name for name in ("train", "sample") if not _overrides(agent_class, name)]
+    if missing:
+        raise PluginError(f"agent {spec.name!r} has no method {' and no method '.join(missing)}")
+    if not issubclass(agent_class, Agent):
+        raise PluginError(f"agent {spec.name!r} is not a subclass of textgym.agents.base.Agent")
+    agent: Agent = agent_class(make_config(agent_class.config_class, spec.options))
+    return agent
+
+
+def _overrides(agent_class: type[Any], name: str) -> bool:
+    method = getattr(agent_class, name, None)
+    return callable(method) and not getattr(method, "__isabstractmethod__", False)
+
+
+def evaluation_rows(task: Task, evaluation: Evaluation, seed: int) -> Dataset:
+    """Returns the prompts every agent of this seed is asked; another seed draws others.
+
+    Raises: DataError when the split is empty.
+    """
+    rows = task.prompts(evaluation.split)
+    if len(rows) == 0:
+        raise DataError(f"task {task.name!r}: split {evaluation.split!r} is empty")
+    order = Streams(seed).numpy("evaluation-prompts").permutation(len(rows))
+    return rows.select(sorted(order[: evaluation.prompts].tolist()))
+
+
+def samples_per_prompt(task: Task, evaluation: Evaluation) -> int:
+    """Returns K: the evaluation's, or the task's own."""
+    return evaluation.samples_per_prompt or task.eval_samples_per_prompt
+
+
+class Workbench:
+    """Makes tasks, policies and references once and hands them out.
+
+    Attributes:
+        out: the results folder; references are kept under `out/references`.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._tasks: dict[str, Task] = {}
+        self._policies: dict[str, Policy] = {}
+
+    def task(self, spec: Spec, model: str) -> Task:
+        """Returns the task, made once; one that takes a `backbone` gets the suite's model."""
+        options = dict(spec.options)
+        if "backbone" in inspect.signature(TASKS.load(spec.name)).parameters:
+            options.setdefault("backbone", model)
+        key = json.dumps([spec.name, options], sort_keys=True, default=str)
+        if key not in self._tasks:
+            self._tasks[key] = load_task(spec.name, **options)
+        return self._tasks[key]
+
+    def policy(self, name_or_path: str) -> Policy:
+        """Returns the policy, loaded once and frozen; callers copy before they train."""
+        if name_or_path not in self._policies:
+            self._policies[name_or_path] = load_policy(name_or_path).freeze()
+        return self._policies[name_or_path]
+
+    def reference_folder(self, cell: Cell) -> Path:
+        """Returns where the cell's reference and its samples are kept."""
+        decides = (cell.task.name, cell.task.options, cell.model, cell.fingerprint)
+        key = json.dumps([*decides, cell.reference, cell.sft], sort_keys=True, default=str)
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        return self.out / "references" / f"{folder_name(cell.task.label)}-{digest}"
+
+    def reference(self, cell: Cell) -> Policy:
+        """Returns the reference policy: fine-tuned and saved on first use, then loaded."""
+        if cell.reference == "pretrained":
+            return self.policy(cell.model)
+        folder = self.reference_folder(cell) / "policy"
+        if not folder.is_dir():
+            pretrained = self.policy(cell.model)
+            agent = make_agent(Spec("sft", cell.sft))
+            curve = Curve()
+            agent.train(
+                Setup(
+                    task=self.task(cell.task, cell.model),
+                    policy=pretrained.copy(),
+                    reference=pretrained,
+                    budget=Budget(0),
+                    streams=Streams(SFT_SEED),
+                    log=curve,
+                )
+            )
+            if agent.policy is None:
+                raise PluginError("agent 'sft' trained no policy to serve as the reference")
+            with whole_directory(folder) as temporary:
+                agent.policy.save(temporary)
+                curve.frame().to_parquet(temporary / "curve.parquet", index=False)
+        return self.policy(str(folder))
+
+    def baseline(self, cell: Cell) -> Baseline:
+        """Returns the reference's diversity on the cell's prompts, measured once per seed.
+
+        Its samples come from their own stream, so that the `reference` agent's diversity loss is
+        a control: the interval must hold zero.
+        """
+        task, reference, e = self.task(cell.task, cell.model), self.reference(cell), cell.evaluation
+        k = samples_per_prompt(task, e)
+        name = f"seed-{cell.seed}-{e.split}-{e.prompts}x{k}"
+        folder = self.reference_folder(cell) / name
+        if not folder.is_dir():
+            rows = evaluation_rows(task, e, cell.seed)
+            generator = Streams(cell.seed).torch("reference-evaluation")
+            samples = rollout(reference, task, rows, samples_per_prompt=k, generator=generator)
+            measured = measure(samples, task, reference, reference).baseline()
+            with whole_directory(folder) as temporary:
+                measured.prompts.to_parquet(temporary / "prompts.parquet", index=False)
+                write_json(
+                    temporary / RESULT,
+                    {"across": measured.across, "common_length": measured.common_length},
+                )
+        return Baseline(pd.read_parquet(folder / "prompts.parquet"), **read_json(folder / RESULT))

@@ -1,0 +1,349 @@
+"""Agents on a task so small that the right answer is known: repeat the letter you are told."""
+
+import math
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from textgym.agents import AGENTS
+from textgym.agents.base import Setup, make_config, prompt_batches
+from textgym.agents.best_of_n import BestOfN
+from textgym.agents.ppo import PPO, PPOConfig
+from textgym.agents.reference import Human, Reference
+from textgym.agents.reinforce import Reinforce, ReinforceConfig
+from textgym.agents.sft import SFT, SFTConfig
+from textgym.errors import BudgetError, ConfigError, DataError, RewardError, TrainingError
+from textgym.functional import best_of_n_kl
+from textgym.models.policy import Policy
+from textgym.models.pretrain import PretrainConfig, make_llama
+from textgym.models.tokenize import train_tokenizer
+from textgym.rollout import rollout, score
+from textgym.seeding import Streams
+from textgym.tasks.base import Task
+from textgym.types import Budget
+
+LETTERS = "abcd"
+
+
+class Identity(Task):
+    """Told a letter, say it. The demonstrations say the right one twice in five times."""
+
+    name = "identity"
+    question = "Can it learn at all?"
+    max_prompt_tokens = 8
+    max_response_tokens = 2
+
+    def __init__(self):
+        self.scored = 0
+
+    def prompts(self, split):
+        return Dataset.from_dict(
+            {"prompt": [f"say {x}:" for x in LETTERS], "letter": list(LETTERS)}
+        )
+
+    def demonstrations(self):
+        pairs = [(f"say {x}:", f" {y}") for x in LETTERS for y in LETTERS + x]
+        prompts, completions = zip(*pairs, strict=True)
+        return Dataset.from_dict({"prompt": prompts, "completion": completions})
+
+    def reward(self, prompts, completions, **columns):
+        self.scored += len(completions)
+        return [float(c == f" {x}") for c, x in zip(completions, columns["letter"], strict=True)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    texts = [f"say {x}: {y}" for x in LETTERS for y in LETTERS]
+    tokenizer = train_tokenizer(texts, 280)
+    config = PretrainConfig(width=32, layers=2, heads=2, kv_heads=2, intermediate=64, context=32)
+    return Policy(make_llama(config, tokenizer), tokenizer, "pretrained")
+
+
+@pytest.fixture(scope="module")
+def reference(pretrained):
+    setup, _ = make_setup(pretrained, pretrained, budget=0)
+    agent = SFT(SFTConfig(steps=300, batch_size=20, lr=3e-3))
+    agent.train(setup)
+    return agent.policy.freeze()
+
+
+def make_setup(policy, reference, budget, seed=0):
+    logs = []
+    setup = Setup(
+        task=Identity(),
+        policy=policy.copy(),
+        reference=reference,
+        budget=Budget(budget),
+        streams=Streams(seed),
+        log=lambda step, metrics: logs.append({"step": step, **metrics}),
+    )
+    return setup, logs
+
+
+@torch.no_grad()
+def right_answer(policy):
+    """The probability of the letter told, followed by EOS, averaged over the letters."""
+    rows = Identity().prompts("train")
+    samples = rollout(
+        policy, Identity(), rows, samples_per_prompt=1, generator=torch.Generator().manual_seed(0)
+    )
+    ids = [policy.tokenizer(f" {x}", add_special_tokens=False)["input_ids"] for x in LETTERS]
+    assert all(len(i) == 1 for i in ids)
+    eos = policy.eos_token_id
+    exact = replace(
+        samples,
+        response_ids=torch.tensor([[*i, eos] for i in ids]),
+        response_mask=torch.ones((len(LETTERS), 2), dtype=torch.bool),
+    )
+    return policy.logprobs(exact).sum(1).exp().mean().item()
+
+
+FAST = {
+    "reinforce": Reinforce(ReinforceConfig(lr=1e-3, kl_coef=0.0, prompts_per_step=32)),
+    "ppo": PPO(PPOConfig(lr=1e-3, value_lr=3e-3, kl_coef=0.0, prompts_per_step=32)),
+}
+
+
+def test_sft_matches_the_demonstrations_distribution(reference):
+    # Cross-entropy matches distributions: it does not seek the most frequent letter.
+    assert right_answer(reference) == pytest.approx(0.4, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_learns_the_identity(name, reference):
+    setup, logs = make_setup(reference, reference, budget=64 * 60)
+    agent = type(FAST[name])(replace(FAST[name].config, prompts_per_step=64))
+    agent.train(setup)
+    assert right_answer(agent.policy) > 0.85
+    assert logs[-1]["reward"] > 0.8 > 0.6 > logs[0]["reward"]
+    assert logs[-1]["kl_seq"] > 0.3  # towards -log 0.4 = 0.92 nats
+
+
+@pytest.mark.parametrize("baseline", ["batch", "moving", "none"])
+def test_every_baseline_learns(baseline, reference):
+    setup, _ = make_setup(reference, reference, budget=64 * 30)
+    agent = Reinforce(ReinforceConfig(lr=1e-3, kl_coef=0.0, baseline=baseline))
+    agent.train(setup)
+    assert right_answer(agent.policy) > 0.6 > 0.45 > right_answer(reference)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_settles_where_the_regularised_optimum_is(name, reference):
+    # pi* is pi_ref exp(r / beta) / Z: with beta = 1 and pi_ref = p, p e / (p e + 1 - p). A wrong
+    # sign, place or scale of the KL penalty settles elsewhere (without it, above 0.9).
+    p = right_answer(reference)
+    optimum = p * math.e / (p * math.e + 1 - p)
+    setup, _ = make_setup(reference, reference, budget=64 * 60)
+    config = replace(FAST[name].config, kl_coef=1.0, prompts_per_step=64)
+    agent = type(FAST[name])(config)
+    agent.train(setup)
+    assert optimum == pytest.approx(0.644, abs=0.05)
+    assert right_answer(agent.policy) == pytest.approx(optimum, abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_repeats_for_a_seed_and_leaves_the_reference_alone(name, reference):
+    before = [p.clone() for p in reference.model.parameters()]
+    outcomes = []
+    for seed in (3, 3, 4):
+        setup, logs = make_setup(reference, reference, budget=100, seed=seed)
+        state = torch.random.get_rng_state()
+        agent = type(FAST[name])(FAST[name].config)
+        agent.train(setup)
+        assert torch.equal(state, torch.random.get_rng_state())
+        outcomes.append((logs, [p.detach().clone() for p in agent.policy.model.parameters()]))
+        # Whole batches only: three of 32 fit in 100.
+        assert setup.budget.used == setup.task.scored == 96
+    (logs, weights), (logs_again, weights_again), (_, others) = outcomes
+    assert logs == logs_again
+    assert all(map(torch.equal, weights, weights_again))
+    assert not all(map(torch.equal, weights, others))
+    assert all(map(torch.equal, before, reference.model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_a_saved_policy_samples_the_same(name, reference, tmp_path):
+    from textgym.models.policy import load_policy
+
+    setup, _ = make_setup(reference, reference, budget=64)
+    agent = type(FAST[name])(FAST[name].config)
+    agent.train(setup)
+    agent.policy.save(tmp_path)
+    rows = setup.task.prompts("test")
+    mine = agent.sample(rows, 5, torch.Generator().manual_seed(1))
+    agent.policy = load_policy(tmp_path)
+    theirs = agent.sample(rows, 5, torch.Generator().manual_seed(1))
+    assert mine.completions == theirs.completions
+    assert torch.equal(mine.policy_logprobs, theirs.policy_logprobs)
+
+
+def test_ppo_stops_when_sampler_and_scorer_disagree(reference, monkeypatch):
+    from textgym.agents import base
+
+    def off(*args, **kwargs):
+        samples = rollout(*args, **kwargs)
+        return replace(samples, policy_logprobs=samples.policy_logprobs - 0.1)
+
+    monkeypatch.setattr(base, "rollout", off)
+    setup, _ = make_setup(reference, reference, budget=96)
+    with pytest.raises(TrainingError, match=r"step 0: importance ratio is off 1 by 0\.1"):
+        PPO(replace(FAST["ppo"].config, value_warmup=0)).train(setup)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_a_loss_that_is_not_finite_is_named_with_its_step(name, reference, monkeypatch):
+    setup, _ = make_setup(reference, reference, budget=320)
+    agent = type(FAST[name])(FAST[name].config)
+    seen = 0
+
+    def poison(step, metrics):
+        nonlocal seen
+        seen = step
+        if step == 2:
+            with torch.no_grad():
+                setup.reference.model.get_input_embeddings().weight.fill_(float("nan"))
+
+    setup.log = poison
+    setup.reference = reference.copy()
+    with pytest.raises(TrainingError, match="step 3: loss is nan"):
+        agent.train(setup)
+    assert seen == 2
+
+
+@pytest.mark.parametrize(("bad", "message"), [(float("nan"), "nan"), (None, "31 values")])
+def test_a_broken_reward_is_refused(bad, message, reference):
+    setup, _ = make_setup(reference, reference, budget=320)
+    setup.task.reward = lambda p, c, **k: [0.0] * (len(c) - 1) + ([bad] if bad else [])
+    with pytest.raises(RewardError, match=message):
+        type(FAST["reinforce"])(FAST["reinforce"].config).train(setup)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_best_of_n_reaches_its_expected_reward_and_spends_n_per_sample(n, reference):
+    setup, _ = make_setup(reference, reference, budget=0)
+    agent = BestOfN(make_config(BestOfN.config_class, {"n": n}))
+    agent.train(setup)
+    rows = setup.task.prompts("test")
+    samples = agent.sample(rows, 200, torch.Generator().manual_seed(0))
+    p = right_answer(reference)
+    exact = 1 - (1 - p) ** n
+    error = math.sqrt(exact * (1 - exact) / len(samples))
+    assert samples.rewards.mean().item() == pytest.approx(exact, abs=4 * error)
+    assert setup.task.scored == 4 * 200 * n
+    assert len(samples) == 800
+    assert samples.samples_per_prompt == 200
+    estimates = agent.kl_estimates()
+    assert estimates["kl_bound"] == pytest.approx(math.log(n) - (n - 1) / n)
+    assert estimates["kl_estimate"] == pytest.approx(best_of_n_kl([1 - p, p], [0, 1], n), abs=0.08)
+    assert estimates["kl_estimate"] <= estimates["kl_bound"] + 1e-9
+
+
+def test_best_of_n_takes_the_best_of_each_disjoint_group(reference, monkeypatch):
+    from textgym.agents import best_of_n
+
+    setup, _ = make_setup(reference, reference, budget=0)
+    agent = BestOfN(make_config(BestOfN.config_class, {"n": 3}))
+    agent.train(setup)
+    rows = setup.task.prompts("test").select([0])
+    # Groups (0, 5, 1), (2, 2, 1): ties go to the first.
+    rewards = torch.tensor([0.0, 5.0, 1.0, 2.0, 2.0, 1.0])
+    monkeypatch.setattr(best_of_n, "score", lambda pool, task: replace(pool, rewards=rewards))
+    pool = rollout(
+        reference,
+        setup.task,
+        rows,
+        samples_per_prompt=6,
+        generator=torch.Generator().manual_seed(7),
+    )
+    samples = agent.sample(rows, 2, torch.Generator().manual_seed(7))
+    assert samples.rewards.tolist() == [5.0, 2.0]
+    assert samples.completions == [pool.completions[1], pool.completions[3]]
+
+
+def test_a_cold_reference_is_sharper_and_says_so(reference):
+    setup, _ = make_setup(reference, reference, budget=0)
+    agent = Reference(make_config(Reference.config_class, {"temperature": 0.1}))
+    agent.train(setup)
+    samples = agent.sample(setup.task.prompts("test"), 50, torch.Generator().manual_seed(0))
+    assert samples.sampling.temperature == 0.1
+    assert samples.sampling_logprobs.sum() > samples.policy_logprobs.sum()
+
+
+def test_human_texts_are_given_as_they_are(reference):
+    setup, _ = make_setup(reference, reference, budget=0)
+    agent = Human()
+    agent.train(setup)
+    one = Dataset.from_dict({"prompt": ["say a:", "say b:"], "reference": [" a", " c"]})
+    samples = agent.sample(one, 2, torch.Generator())
+    assert samples.completions == [" a", " a", " c", " c"]
+    several = Dataset.from_dict({"prompt": ["say a:"], "reference": [[" a", " b"]]})
+    assert agent.sample(several, 3, torch.Generator()).completions == [" a", " b", " a"]
+    with pytest.raises(DataError, match="no column 'reference'"):
+        agent.sample(one.remove_columns("reference"), 1, torch.Generator())
+
+
+def test_prompt_batches_go_through_all_rows_before_any_repeats():
+    import numpy as np
+
+    rows = Dataset.from_dict({"prompt": list("abcde")})
+    batches = prompt_batches(rows, 2, np.random.default_rng(0))
+    seen = [prompt for _ in range(5) for prompt in next(batches)["prompt"]]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("best_of_n", {"n": 0}, "n must be >= 1, got 0"),
+        ("reinforce", {"kl_coef": -0.1}, "kl_coef must be >= 0, got -0.1"),
+        ("reinforce", {"baseline": "bach"}, "baseline must be one of batch, moving, none"),
+        ("ppo", {"kl_coef": -1}, "kl_coef must be >= 0, got -1"),
+        ("ppo", {"clip": 0}, "clip must be > 0"),
+        ("ppo", {"kl_cof": 0.1}, "unknown option 'kl_cof'; did you mean 'kl_coef'"),
+        ("sft", {"lr": 0}, "lr must be > 0"),
+        ("reference", {"temperature": 0}, "temperature must be > 0"),
+    ],
+)
+def test_settings_outside_their_domain_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(AGENTS.load(name).config_class, options)
+
+
+@pytest.mark.parametrize("name", list(AGENTS))
+def test_every_agent_has_a_frozen_documented_config(name):
+    agent_class = AGENTS.load(name)
+    config = agent_class.config_class()
+    for field in config.__dataclass_fields__:
+        assert f"{field}:" in agent_class.config_class.__doc__
+        with pytest.raises(FrozenInstanceError):
+            setattr(config, field, 1)
+
+
+def test_the_budget_cannot_be_overdrawn():
+    budget = Budget(10)
+    budget.spend(8)
+    with pytest.raises(BudgetError, match="asked for 4 completions with 2 left"):
+        budget.spend(4)
+    assert budget.used == 8
+
+
+def test_score_uses_the_columns(reference):
+    task = Identity()
+    rows = task.prompts("train")
+    samples = score(
+        rollout(reference, task, rows, samples_per_prompt=3, generator=torch.Generator()), task
+    )
+    expected = [
+        float(c == f" {x}") for c, x in zip(samples.completions, "aaabbbcccddd", strict=True)
+    ]
+    assert samples.rewards.tolist() == expected

@@ -1,0 +1,47 @@
+"""The rewards: classes and functions that make a `textgym.types.RewardFunction`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgym.registry import Registry
+
+if TYPE_CHECKING:
+    from textgym.types import RewardFunction
+
+REWARDS = Registry(
+    "reward",
+    {
+        "detoxify": "textgym.rewards.detoxify:Toxicity",
+        "learned": "textgym.rewards.learned:load_reward_model",
+        "relevance": "textgym.rewards.rules:Relevance",
+        "rouge": "textgym.rewards.rouge:Rouge",
+        "substance": "textgym.rewards.rules:Substance",
+    },
+    entry_point_group="textgym.rewards",
+)
+"""Names -> factories: `REWARDS.load(name)(**options)` is a reward function."""
+
+
+def load_reward(reward: str | Path | RewardFunction, **options: Any) -> RewardFunction:
+    """Returns a reward function from whatever names one.
+
+    Args:
+        reward: a name in `REWARDS`, `path/to/file.py:Factory`, a folder that `RewardModel.save`
+            wrote, or a reward function, which is returned as it is.
+        options: passed to the factory that a name stands for.
+
+    Raises:
+        UnknownNameError: a name that is neither known nor a folder.
+        PluginError: a file without that object.
+        ModelError: a folder that holds no reward model.
+    """
+    if callable(reward):
+        return reward
+    if ".py:" not in str(reward) and str(reward) not in REWARDS and Path(reward).is_dir():
+        from textgym.rewards.learned import load_reward_model
+
+        return load_reward_model(reward)
+    made: RewardFunction = REWARDS.load(str(reward))(**options)
+    return made
