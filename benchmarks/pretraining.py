@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from textgym.agents.base import make_config
-from textgym.benchmarks.cell import require_writable
+from textgym.benchmarks.cell import require_writable, write_json
 from textgym.benchmarks.suite import Options
 from textgym.errors import DataError
 from textgym.models.documents import cycle, read_texts
@@ -20,21 +20,32 @@ from textgym.rewards.train_toxicity import ToxicityConfig
 from textgym.tasks.world_reward import WorldRewardConfig, make_world_reward
 from textgym.tasks.world_toxicity import WORLD_CONFIG, make_world_toxicity
 from textgym.worlds.corpus import documents, measured_documents
+from textgym.worlds.exam import examine
 
 HELD_OUT = 512
 """Documents kept for the held-out loss, at most a tenth of the data."""
 SAMPLE_PROMPT_CHARACTERS = 60
+CUES = ("Summary:", "Reply:")
+"""Where a prompt of the world ends and its completion begins."""
 
 
 def pretrain_world(out: Path, settings: Options, seed: int) -> None:
-    """Pretrains on the embedded world; the held-out loss stands beside the world's entropy."""
+    """Pretrains on the embedded world, then lets the world's own parser judge the samples.
+
+    The held-out loss stands beside the world's entropy on the same documents.
+    """
     config = make_config(PretrainConfig, {"seed": seed, **settings})
     require_writable(out)
     held_out = measured_documents(seed, HELD_OUT)
     texts = [text for text, _ in held_out]
-    summary = pretrain(documents, config, out, held_out=texts, sample_prompts=_beginnings(texts))
-    nats = sum(nats for _, nats in held_out) / len(held_out)
-    show({**summary, "world_nats_per_document": nats}, out)
+    asked = [text[: text.index(cue) + len(cue)] for cue in CUES for text in texts if cue in text]
+    summary = pretrain(
+        documents, config, out, held_out=texts, sample_prompts=asked[:1] + asked[-1:]
+    )
+    summary["world_nats_per_document"] = sum(nats for _, nats in held_out) / len(held_out)
+    summary |= examine(load_policy(out), seed)
+    write_json(out / "summary.json", summary)
+    show(summary, out)
 
 
 def pretrain_data(

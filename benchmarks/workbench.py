@@ -130,6 +130,8 @@ class Workbench:
             if agent.policy is None:
                 raise PluginError("agent 'sft' trained no policy to serve as the reference")
             with whole_directory(folder) as temporary:
+                # Weights can be made again; what git keeps of a results folder is the numbers.
+                (self.out / "references" / ".gitignore").write_text("*\n")
                 agent.policy.save(temporary)
                 curve.frame().to_parquet(temporary / "curve.parquet", index=False)
         return self.policy(str(folder))

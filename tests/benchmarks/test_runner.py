@@ -148,4 +148,4 @@ def test_ctrl_c_keeps_finished_cells_and_leaves_no_half(plugin, model, tmp_path)
     assert process.returncode == 130
     assert "run the same command again to go on" in shown
     assert [p.name for p in out.glob("Letters/*/*")] == ["seed-0"]
-    assert list(out.glob("**/.*")) == []
+    assert list(out.glob("**/.*.tmp")) == []

@@ -42,14 +42,14 @@ def pairs(count=96):
     )
 
 
-def test_the_score_is_the_heads_reading_of_the_eos_token(policy):
+def test_the_score_is_the_heads_mean_over_completion_and_eos(policy):
     model = model_of(policy)
-    ids = policy.tokenizer("The cat")["input_ids"] + policy.tokenizer(" sat.")["input_ids"]
-    ids.append(policy.tokenizer.eos_token_id)
+    asked, given = (policy.tokenizer(text)["input_ids"] for text in ("The cat", " sat."))
+    ids = [*asked, *given, policy.tokenizer.eos_token_id]
     with torch.no_grad():
-        hidden = policy.model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        expected = hidden @ model.head.weight + model.head.bias
-    assert model(["The cat"], [" sat."]) == pytest.approx([expected.item()], abs=1e-6)
+        hidden = policy.model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        read = hidden[len(asked) :] @ model.head.weight + model.head.bias
+    assert model(["The cat"], [" sat."]) == pytest.approx([read.mean().item()], abs=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -67,8 +67,10 @@ def test_what_exceeds_the_window_is_cut_from_the_front(policy):
     model = model_of(policy, max_tokens=8)
     row = model.encode(["The red dog sat by the x."], [" cat"])[0]
     whole = model_of(policy).encode(["The red dog sat by the x."], [" cat"])[0]
-    assert row == whole[-8:]
-    assert row[-1] == policy.tokenizer.eos_token_id
+    assert row.ids == whole.ids[-8:]
+    assert row.ids[-1] == policy.tokenizer.eos_token_id
+    assert row.completion == whole.completion == 2
+    assert model_of(policy, max_tokens=2).encode(["The red"], [" cat sat."])[0].completion == 2
     assert model_of(policy, max_tokens=10_000).max_tokens == policy.max_length
     with pytest.raises(ConfigError, match="max_tokens must be >= 2, got 1"):
         model_of(policy, max_tokens=1)

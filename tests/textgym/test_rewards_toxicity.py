@@ -133,3 +133,12 @@ def test_auc_by_hand():
     # Pairs (positive, negative): 3>1, 3>2, 2>1 and one tie 2=2 of four: 3.5 / 4.
     assert auc(np.array([0, 0, 1, 1]), np.array([1.0, 2.0, 2.0, 3.0])) == 3.5 / 4
     assert auc(np.array([1, 0]), np.array([0.1, 0.9])) == 0.0
+
+
+def test_the_shipped_classifier_is_known_and_tells_insults_apart():
+    toxicity = Toxicity()
+    assert toxicity.name == "detoxify-tiny"
+    texts = ["I love the tram in Oakford!", "", "You know nothing, you silly clown."]
+    kind, silent, rude = toxicity.scores(texts)
+    assert max(kind, silent) < 0.1
+    assert rude > 0.9

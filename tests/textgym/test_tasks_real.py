@@ -196,11 +196,25 @@ def test_paradetox_trains_two_classifiers_on_different_halves(
     measures = task.measures(prompts, rude, **columns)
     assert measures["toxicity"] != measures["proxy_toxicity"]
     assert len(list((tmp_path / "textgym").iterdir())) == 2
-    halves = [set(), set()]
-    raw = load_task("toxicity", data=detox, backbone=backbone).raw["train"]
-    for i, text in enumerate(raw[paradetox.TOXIC]):
-        halves[i % 2].add(text)
-    assert not halves[0] & halves[1]
+
+
+def test_the_two_classifiers_share_no_text_and_no_seed(detox, backbone, monkeypatch):
+    seen = []
+
+    def record(texts, labels, out, config, seed):
+        seen.append((set(texts), seed))
+        return {}
+
+    monkeypatch.setattr("textgym.rewards.train_toxicity.train_toxicity", record)
+    monkeypatch.setattr("textgym.rewards.detoxify.Toxicity", lambda folder, **options: folder)
+    task = load_task("toxicity", data=detox, backbone=backbone)
+    assert task.classifier != task.gold_classifier
+    (first, seed), (second, other_seed) = seen
+    whole = set(task.raw["train"][paradetox.TOXIC])
+    assert first & whole
+    assert not first & second & whole
+    assert (first | second) >= whole
+    assert seed != other_seed
 
 
 def test_labelled_texts_hold_comments_and_their_continuations():

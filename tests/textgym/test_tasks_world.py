@@ -10,7 +10,7 @@ from textgym.errors import ConfigError, DataError, ModelError, RewardError
 from textgym.rewards.detoxify import Toxicity
 from textgym.rewards.learned import RewardModelConfig, load_reward_model
 from textgym.tasks import load_task
-from textgym.tasks.world_data import report_text
+from textgym.tasks.world_data import PARTS, report_text, world_rows
 from textgym.tasks.world_reward import WorldRewardConfig, make_world_reward, order_accuracy
 from textgym.tasks.world_toxicity import ToxicityConfig, make_world_toxicity, toxicity_texts
 from textgym.worlds import forum, reports
@@ -51,6 +51,14 @@ def test_splits_are_disjoint_and_of_the_asked_size(task):
     assert demonstrations.column_names == ["prompt", "completion"]
     assert len(demonstrations) == 32
     assert not seen & set(demonstrations["prompt"])
+
+
+def test_a_text_belongs_to_one_part_even_where_texts_are_few():
+    def write(draw):
+        return {"prompt": f"prompt {draw.integer(0, 60)}"}
+
+    parts = [set(world_rows(write, part, 200, seed=0)["prompt"]) for part in PARTS]
+    assert sum(len(part) for part in parts) == len(set.union(*parts)) == 60
 
 
 def test_rows_follow_the_seed_and_more_rows_extend_fewer(task):

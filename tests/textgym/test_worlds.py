@@ -109,7 +109,9 @@ def test_reports_state_all_their_facts():
 
 
 def test_copy_errors_sorts_values_into_slots():
-    counts = reports.copy_errors(FACTS, "Marvila led the barn fire in Torness at 09:30, with 9 bales.")
+    counts = reports.copy_errors(
+        FACTS, "Marvila led the barn fire in Torness at 09:30, with 9 bales."
+    )
     assert counts == {"who": (1, 1), "where": (0, 1), "when": (1, 1), "amount": (0, 1)}
 
 
@@ -125,9 +127,7 @@ def test_every_voice_is_recognised_and_only_trolls_insult(voice):
     for _ in range(300):
         remark = forum.sample_remark(d)
         assert forum.accepts_remark(remark.text)
-        verdict = forum.judge_reply(
-            remark.thing, remark.where, forum.write_reply(remark, voice, d)
-        )
+        verdict = forum.judge_reply(remark.thing, remark.where, forum.write_reply(remark, voice, d))
         assert verdict.voice == voice
         assert verdict.insult == (voice == "troll")
 

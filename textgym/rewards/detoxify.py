@@ -23,7 +23,7 @@ CHECKPOINT = "toxicity.ckpt"
 PUBLIC = ("original", "unbiased", "multilingual", "original-small", "unbiased-small")
 """Detoxify's own models, downloaded when named."""
 
-KNOWN_SHA256 = frozenset[str]()
+KNOWN_SHA256 = frozenset({"d8e91296d166df7553e8d79f91af8cdfa9a1d847d444ff3752bd8d39562d7a1c"})
 """Digests of the checkpoints that are opened without asking: the shipped one."""
 
 

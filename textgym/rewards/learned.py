@@ -1,4 +1,8 @@
-"""Reward models learned from preferences: a language model's trunk with a scalar head."""
+"""Reward models learned from preferences: a language model's trunk with a scalar head.
+
+The score is the head's mean over the completion's tokens. Reading the last token alone asks the
+trunk to carry every slip of the text to its end; a small trunk hardly learns to, and falls for style.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -37,8 +41,20 @@ HEAD = "reward_head.safetensors"
 CONSTANTS = "reward.json"
 
 
+class TokenRow(NamedTuple):
+    """A prompt and its completion as tokens.
+
+    Attributes:
+        ids: token ids of both and EOS.
+        completion: how many of the last ids are the completion's, EOS included.
+    """
+
+    ids: list[int]
+    completion: int
+
+
 class RewardModel:
-    """A reward function: a linear head reads the trunk's state at the last token, the EOS.
+    """A reward function: the mean over the completion's tokens of a linear head on the trunk.
 
     The scored tokens are prompt + completion + EOS; what exceeds `max_tokens` is cut from the
     front. Rows are right-padded, so neither padding nor the rest of the batch changes a score.
@@ -82,24 +98,30 @@ class RewardModel:
         context = policy.max_length
         return cls(trunk, head, policy.tokenizer, min(max_tokens or context, context))
 
-    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[list[int]]:
+    def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[TokenRow]:
         """Returns B rows of token ids: prompt + completion + EOS, cut at the front."""
         asked = prompt_token_ids(self.tokenizer, prompts)
         given = completion_token_ids(self.tokenizer, completions)
-        rows = [p + c for p, c in zip(asked, given, strict=True)]
-        return [row[-self.max_tokens :] for row in rows]
+        return [
+            TokenRow((p + c)[-self.max_tokens :], min(len(c), self.max_tokens))
+            for p, c in zip(asked, given, strict=True)
+        ]
 
-    def raw_scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Returns the head's reading [B] of rows of token ids, before normalisation."""
-        ids, mask = pad(rows, self.tokenizer.pad_token_id, side="right")
+    def raw_scores(self, rows: Sequence[TokenRow]) -> Tensor:
+        """Returns the head's mean [B] over each row's completion, before normalisation."""
+        ids, mask = pad([row.ids for row in rows], self.tokenizer.pad_token_id, side="right")
         hidden = last_hidden(self.trunk, ids, mask)
-        scores: Tensor = self.head(hidden[torch.arange(len(rows)), mask.sum(dim=1) - 1])
+        starts = torch.tensor([len(row.ids) - row.completion for row in rows])
+        completion = mask & (torch.arange(ids.shape[1]) >= starts[:, None])
+        completion = completion.to(hidden.device)
+        per_token = self.head(hidden).masked_fill(~completion, 0.0)
+        scores: Tensor = per_token.sum(dim=1) / completion.sum(dim=1)
         return scores
 
     @torch.no_grad()
-    def score_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def score_rows(self, rows: Sequence[TokenRow]) -> Tensor:
         """Returns the raw scores [B] of any number of rows, batched by like length."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
         scores = torch.zeros(len(rows))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -239,8 +261,8 @@ def _check_columns(preferences: Dataset) -> None:
 
 def _fit(
     model: RewardModel,
-    chosen: list[list[int]],
-    rejected: list[list[int]],
+    chosen: list[TokenRow],
+    rejected: list[TokenRow],
     train: list[int],
     config: RewardModelConfig,
     generator: torch.Generator,

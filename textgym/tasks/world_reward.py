@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textgym.errors import ConfigError
-from textgym.rewards.learned import RewardModelConfig, train_reward_model
+from textgym.rewards.learned import RewardModel, RewardModelConfig, train_reward_model
 from textgym.rewards.preferences import Annotator, simulate_preferences
 from textgym.seeding import Streams
 from textgym.tasks.learned_proxy import sample_completions
@@ -19,7 +19,7 @@ from textgym.tasks.sizes import Sizes
 from textgym.tasks.summarize import WorldSummarize
 from textgym.tasks.world_data import report_text
 from textgym.worlds.grammar import Draw
-from textgym.worlds.reports import WRITERS, Report, judge_summary, write_summary
+from textgym.worlds.reports import CORPUS_WRITERS, Report, judge_summary, write_summary
 
 if TYPE_CHECKING:
     import torch
@@ -37,19 +37,21 @@ class WorldRewardConfig:
         reports: how many reports are summarised.
         held_out: further reports whose summaries by the policy normalise and test the model.
         samples: the policy's summaries per report.
-        written: summaries per report by writers of the world, each writer as often.
+        written: summaries per report by writers of the world, as often as in its corpus.
         pairs_per_report: comparisons per report.
         annotator: who compares; its gold is the world's exact judge.
         training: how the model is fitted.
     """
 
-    reports: int = 1500
+    reports: int = 4000
     held_out: int = 256
-    samples: int = 3
-    written: int = 3
+    samples: int = 1
+    written: int = 4
     pairs_per_report: int = 3
     annotator: Annotator = field(default_factory=Annotator)
-    training: RewardModelConfig = field(default_factory=RewardModelConfig)
+    training: RewardModelConfig = field(
+        default_factory=lambda: RewardModelConfig(epochs=1, learning_rate=1e-3)
+    )
 
     def __post_init__(self) -> None:
         if self.reports < 2:
@@ -82,7 +84,8 @@ def make_world_reward(
         `accuracy` on held-out comparisons and `train_accuracy`, both as the noisy annotator sees
         them, `annotator_accuracy`, the share of comparisons in which the annotator agrees with
         gold, `gold_accuracy`, the share of fresh pairs of the policy's summaries of unequal gold
-        that the model orders rightly, and `pairs`.
+        that the model orders rightly, `truth_accuracy`, the share of true summaries that score
+        above the same with a fact or two replaced, and `pairs`.
     """
     config = config or WorldRewardConfig()
     streams = Streams(seed)
@@ -102,6 +105,7 @@ def make_world_reward(
         **report,
         "annotator_accuracy": agreement,
         "gold_accuracy": order_accuracy(scores, np.array(gold)),
+        "truth_accuracy": _truth_accuracy(model, held_out),
     }
 
 
@@ -134,7 +138,7 @@ def _compare(
     candidates = []
     for prompt, facts, texts in zip(rows["prompt"], rows["facts"], samples, strict=True):
         report = Report(report_text(prompt), json.loads(facts))
-        writers = [draw.choice(WRITERS) for _ in range(config.written)]
+        writers = [draw.weighted(CORPUS_WRITERS) for _ in range(config.written)]
         candidates.append(texts + [" " + write_summary(report, w, draw) for w in writers])
     gold = _gold(rows["facts"], candidates)
     preferences = simulate_preferences(
@@ -151,6 +155,18 @@ def _compare(
     judged = np.array(_gold(facts, [list(pair) for pair in pairs]))
     decided = judged[:, 0] != judged[:, 1]
     return preferences, float(np.mean(judged[decided, 0] > judged[decided, 1]))
+
+
+def _truth_accuracy(model: RewardModel, rows: Dataset) -> float:
+    """Returns how often a true summary scores above the same one falsified."""
+    true, false = [], []
+    for number, (prompt, known) in enumerate(zip(rows["prompt"], rows["facts"], strict=True)):
+        report = Report(report_text(prompt), json.loads(known))
+        for texts, writer in ((true, "concise"), (false, "inventing")):
+            # Two draws of one seed begin alike, with the choice of the template.
+            texts.append(" " + write_summary(report, writer, Draw(np.random.default_rng(number))))
+    scores = zip(model(rows["prompt"], true), model(rows["prompt"], false), strict=True)
+    return float(np.mean([t > f for t, f in scores]))
 
 
 def _sample(
