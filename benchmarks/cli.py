@@ -154,9 +154,12 @@ def evaluate(
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     data: Annotated[
-        str | None, typer.Option(help="Hub id or folder with texts; the world without it.")
+        list[str] | None,
+        typer.Option(
+            help="Hub id or folder with texts, its columns after an @: FOLDER@dialogue+summary; "
+            "may repeat. The world without it."
+        ),
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="Text columns of --data.")] = None,
     split: Annotated[str, typer.Option(help="Split of --data.")] = "train",
     data_dir: Annotated[str | None, typer.Option(help="Folder inside --data.")] = None,
     settings: Settings = None,
@@ -166,10 +169,10 @@ def pretrain(
     from textgym.benchmarks import pretraining
 
     chosen = _options(settings)
-    if data is None:
+    if not data:
         pretraining.pretrain_world(out, chosen, seed)
     else:
-        pretraining.pretrain_data(out, data, split, column or ["text"], data_dir, chosen, seed)
+        pretraining.pretrain_data(out, data, split, data_dir, chosen, seed)
 
 
 @app.command("pretrain-toxicity")

@@ -17,6 +17,7 @@ from textgym.models.documents import cycle, read_texts
 from textgym.models.policy import load_policy
 from textgym.models.pretrain import PretrainConfig, pretrain
 from textgym.rewards.train_toxicity import ToxicityConfig
+from textgym.seeding import Streams
 from textgym.tasks.world_reward import WorldRewardConfig, make_world_reward
 from textgym.tasks.world_toxicity import WORLD_CONFIG, make_world_toxicity
 from textgym.worlds.corpus import documents, measured_documents
@@ -50,22 +51,35 @@ def pretrain_world(out: Path, settings: Options, seed: int) -> None:
 
 def pretrain_data(
     out: Path,
-    data: str,
+    data: Sequence[str],
     split: str,
-    columns: Sequence[str],
     data_dir: str | None,
     settings: Options,
     seed: int,
 ) -> None:
-    """Pretrains on the texts of a data set, some of which are held out."""
+    """Pretrains on the texts of one or more data sets, a tenth of which, at most, is held out.
+
+    Args:
+        out: the folder to write.
+        data: each a Hub id or folder, with the text columns behind an @ where there are others
+            than `text`: `knkarthick/dialogsum@dialogue+summary`.
+        split: which split of each to read.
+        data_dir: the folder inside each to read, or None.
+        settings: fields of `PretrainConfig`.
+        seed: of everything.
+    """
     config = make_config(PretrainConfig, {"seed": seed, **settings})
     options = {} if data_dir is None else {"data_dir": data_dir}
-    texts = read_texts(data, split=split, columns=columns, **options)
+    texts: list[str] = []
+    for source in data:
+        path, _, columns = source.partition("@")
+        texts += read_texts(path, split=split, columns=(columns or "text").split("+"), **options)
     kept = min(HELD_OUT, len(texts) // 10)
     if kept == 0:
-        raise DataError(f"{data}: pretraining needs at least 10 texts, got {len(texts)}")
+        raise DataError(f"pretraining needs at least 10 texts, got {len(texts)}")
     require_writable(out)
-    held_out, training = texts[-kept:], texts[:-kept]
+    order = Streams(seed).numpy("held-out").permutation(len(texts)).tolist()
+    held_out, training = ([texts[i] for i in part] for part in (order[:kept], order[kept:]))
     summary = pretrain(
         cycle(training), config, out, held_out=held_out, sample_prompts=_beginnings(held_out)
     )

@@ -1,7 +1,8 @@
 """Reward models learned from preferences: a language model's trunk with a scalar head.
 
 The score is the head's mean over the completion's tokens. Reading the last token alone asks the
-trunk to carry every slip of the text to its end; a small trunk hardly learns to, and falls for style.
+trunk to carry every slip of the text to its end, which a small one hardly learns; it falls for
+style.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ def _compare(
 
 def _truth_accuracy(model: RewardModel, rows: Dataset) -> float:
     """Returns how often a true summary scores above the same one falsified."""
-    true, false = [], []
+    true: list[str] = []
+    false: list[str] = []
     for number, (prompt, known) in enumerate(zip(rows["prompt"], rows["facts"], strict=True)):
         report = Report(report_text(prompt), json.loads(known))
         for texts, writer in ((true, "concise"), (false, "inventing")):
