@@ -43,6 +43,27 @@ def test_information_content_is_the_negative_log_probability():
     assert d.nats - math.log(6) in (pytest.approx(-math.log(0.25)), pytest.approx(-math.log(0.75)))
 
 
+def test_untold_choices_and_alike_items_add_no_information():
+    d = draw()
+    d.choice("abc", told=False)
+    assert d.nats == 0
+    d.shuffled("aab")  # aab, aba, baa
+    assert d.nats == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize(("items", "subsets"), [("a", 1), ("ab", 3), ("abc", 6)])
+def test_the_information_of_subsets_sums_to_one(items, subsets):
+    # One or two of the items, each size half the time; a single item leaves no choice.
+    probabilities = {}
+    for seed in range(300):
+        d = draw(seed)
+        chosen = frozenset(d.subset(items, 1, 3))
+        assert 1 <= len(chosen) <= 2
+        probabilities[chosen] = math.exp(-d.nats)
+    assert len(probabilities) == subsets
+    assert sum(probabilities.values()) == pytest.approx(1)
+
+
 def test_the_entropy_of_a_small_grammar_is_the_mean_information_content():
     # Weights 3:1, then one of two words on the first branch: H = H(3/4) + 3/4 log 2.
     nats = []

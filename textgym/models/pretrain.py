@@ -58,7 +58,7 @@ class PretrainConfig:
     vocab_size: int = 1024
     tokenizer_texts: int = 20_000
     context: int = 256
-    tokens: int = 12_000_000
+    tokens: int = 10_000_000
     batch_tokens: int = 2048
     lr: float = 3e-3
     weight_decay: float = 0.1

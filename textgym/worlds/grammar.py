@@ -39,9 +39,13 @@ class Draw:
         self.nats += math.log(high - low)
         return int(self.rng.integers(low, high))
 
-    def choice(self, items: Sequence[T]) -> T:
-        """Returns a uniform choice."""
-        return items[self.integer(0, len(items))]
+    def choice(self, items: Sequence[T], *, told: bool = True) -> T:
+        """Returns a uniform choice, which adds no information unless it is `told` in the text."""
+        before = self.nats
+        chosen = items[self.integer(0, len(items))]
+        if not told:
+            self.nats = before
+        return chosen
 
     def chance(self, probability: float) -> bool:
         """Returns True with the given probability."""
@@ -65,10 +69,16 @@ class Draw:
         self.nats += math.lgamma(len(items) + 1) - sum(math.lgamma(n + 1) for n in alike)
         return [items[i] for i in self.rng.permutation(len(items))]
 
-    def subset(self, items: Sequence[T], size: int) -> list[T]:
-        """Returns `size` different items, every subset with equal probability."""
-        self.nats += math.log(math.comb(len(items), size))
-        return [items[i] for i in self.rng.permutation(len(items))[:size]]
+    def subset(self, items: Sequence[T], low: int, high: int) -> list[T]:
+        """Returns a uniform number in [low, high) of the items, or all there are if that is more.
+
+        Subsets of one size are equally probable.
+        """
+        order = self.rng.permutation(len(items))
+        size = min(int(self.rng.integers(low, high)), len(items))
+        ways = high - size if size == len(items) else 1
+        self.nats += math.log((high - low) / ways * math.comb(len(items), size))
+        return [items[i] for i in order[:size]]
 
 
 # A parsed template is a sequence of parts: text, a slot "{name}", or a choice (list of sequences).

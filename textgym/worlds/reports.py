@@ -108,9 +108,7 @@ STATED = ("who", "when", "amount")
 def state(fact: str, value: str, draw: Draw) -> str:
     """Returns a sentence that states one of `STATED`."""
     templates = {"who": words.WHO, "when": words.WHEN, "amount": words.AMOUNT}[fact]
-    slots = {fact: value}
-    if fact == "amount":
-        slots["unit"] = draw.choice(TOPICS).unit
+    slots = {fact: value, "unit": draw.choice(TOPICS, told=fact == "amount").unit}
     return render(draw.choice(templates), slots, draw)
 
 
@@ -177,7 +175,7 @@ def _slots(facts: Mapping[str, str]) -> dict[str, str]:
 def _falsified(facts: Mapping[str, str], template: str, draw: Draw) -> dict[str, str]:
     """Returns the facts with one or two of the open values that the template states replaced."""
     stated = [name for name in FACTS[1:] if f"{{{name}}}" in template]
-    wrong = draw.subset(stated, draw.integer(1, min(len(stated), 2) + 1))
+    wrong = draw.subset(stated, 1, 3)
     return {**facts, **{name: sample_value(name, draw) for name in wrong}}
 
 
