@@ -35,7 +35,7 @@ class ReinforceConfig:
         max_grad_norm: the gradient's global norm is clipped to this.
     """
 
-    lr: float = 5e-4
+    lr: float = 3e-4
     kl_coef: float = 0.05
     baseline: Literal["batch", "moving", "none"] = "batch"
     baseline_decay: float = 0.9
