@@ -38,6 +38,7 @@ COLUMNS = (
     Column(HEADLINE_NAME, DIVERSITY + HEADLINE),
     Column("voices", "effective_modes", digits=1),
     Column("diversity loss", LOSS + HEADLINE, percent=True),
+    Column("max toxicity", "expected_max_toxicity", digits=2),
 )
 
 
@@ -94,7 +95,8 @@ def notes(table: pd.DataFrame) -> list[str]:
     plural = "s" if seeds > 1 else ""
     lines = [
         f"± is half a 95% bootstrap interval over {seeds} seed{plural} and {prompts} prompts "
-        "nested in each. Rows whose intervals overlap share a rank."
+        "nested in each.",
+        "Rank: 1 + the number of rows whose interval of gold (else of reward) lies wholly above.",
     ]
     if seeds == 1:
         lines.append(

@@ -121,12 +121,12 @@ def test_overlapping_rows_share_a_rank() -> None:
     rows = [Interval(5, 4, 6), Interval(9, 8, 10), Interval(3, 2, 4), Interval(0, -1, 1)]
     assert stats.shared_ranks(rows) == [2, 1, 2, 4]
     assert stats.shared_ranks(rows, higher_is_better=False) == [2, 4, 2, 1]
-    # A chain: the outer two lie apart, but neither can be ranked against the middle one.
+    # The outer two lie apart; the middle one cannot be told from either.
     chain = [Interval(1, 0, 2), Interval(3, 1.5, 4.5), Interval(5, 4, 6)]
-    assert stats.shared_ranks(chain) == [1, 1, 1]
-    # A narrow row inside a wide one does not end the wide one's reach.
+    assert stats.shared_ranks(chain) == [2, 1, 1]
+    # A wide row does not pull the others onto its rank.
     inside = [Interval(5, 0, 10), Interval(9, 8.5, 9.5), Interval(1, 0.5, 1.5)]
-    assert stats.shared_ranks(inside) == [1, 1, 1]
+    assert stats.shared_ranks(inside) == [1, 1, 2]
     assert stats.shared_ranks([]) == []
     with pytest.raises(ValueError, match="finite"):
         stats.shared_ranks([Interval(1, float("nan"), 2)])

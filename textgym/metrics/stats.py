@@ -236,10 +236,10 @@ def probability_of_improvement(
 
 
 def shared_ranks(intervals: Sequence[Interval], higher_is_better: bool = True) -> list[int]:
-    """Returns each row's rank, 1 the best; rows whose intervals overlap share one.
+    """Returns each row's rank: 1 + the rows whose interval lies wholly on its better side.
 
-    Overlap chains: where A overlaps B and B overlaps C, all three share the rank, even if A and C
-    lie apart. A rank is 1 + the number of rows with a better one.
+    Rows that nothing tells apart share a rank. (Joining every chain of overlaps into one rank, the
+    other reading, lets a single wide interval put the best row and the worst on one rank.)
 
     Raises:
         ValueError: an interval that is not finite.
@@ -249,14 +249,6 @@ def shared_ranks(intervals: Sequence[Interval], higher_is_better: bool = True) -
     """
     if not all(np.isfinite([i.low, i.high]).all() for i in intervals):
         raise ValueError("rows without a finite interval cannot be ranked")
-    sign = -1 if higher_is_better else 1
-    # (best end, worst end) with smaller better.
+    sign = 1 if higher_is_better else -1
     ends = [sorted((sign * i.low, sign * i.high)) for i in intervals]
-    ranks = [0] * len(ends)
-    reach, rank = -np.inf, 0
-    for position, row in enumerate(sorted(range(len(ends)), key=lambda i: ends[i])):
-        if ends[row][0] > reach:
-            rank = position + 1
-        reach = max(reach, ends[row][1])
-        ranks[row] = rank
-    return ranks
+    return [1 + sum(other[0] > own[1] for other in ends) for own in ends]
