@@ -1,12 +1,46 @@
 """Settings for every test: one torch thread, as in a benchmark's worker, and no network."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Idle workers of one process must not take the cores from another's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+PLUGINS = Path(__file__).parent / "benchmarks" / "plugins.py"
+
+
+@pytest.fixture(scope="session")
+def plugin():
+    """Name of a class of plugins.py -> what the command line calls it."""
+    return lambda name: f"{PLUGINS}:{name}"
+
+
+def make_model(folder, vocab_size):
+    from textgym.models.policy import Policy
+    from textgym.models.pretrain import PretrainConfig, make_llama
+    from textgym.models.tokenize import train_tokenizer
+
+    config = PretrainConfig(width=16, layers=1, heads=2, kv_heads=2, intermediate=32, context=64)
+    texts = ["say 1: a b a", "say 2: b a", "say 3: c d e f g"]
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
+    Policy(make_llama(config, tokenizer), tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A folder with a tiny random Llama over a handful of words."""
+    return make_model(tmp_path_factory.mktemp("model"), vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory):
+    """The same with another vocabulary."""
+    return make_model(tmp_path_factory.mktemp("model"), vocab_size=261)

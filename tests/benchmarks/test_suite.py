@@ -87,9 +87,9 @@ def test_commas_separate_agents_and_options():
 
 
 def test_choosing_a_label_of_the_suite_keeps_its_options():
-    suite = configure("quick", agents="best of 16,reinforce@lr=0.1,reference", seeds="5")
+    suite = configure("quick", agents="best of 4,reinforce@lr=0.1,reference", seeds="5")
     assert suite.agents == (
-        Spec("best_of_n", {"n": 16}, "best of 16"),
+        Spec("best_of_n", {"n": 4}, "best of 4"),
         Spec("reinforce", {"lr": 0.1}),
         Spec("reference"),
     )
