@@ -37,8 +37,8 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     require_writable(out)
     workbench = Workbench(out)
     try:
-        with console.status("reading tasks and model"):
-            fingerprint = preflight(workbench, suite)
+        with console.status("reading the model") as status:
+            fingerprint = preflight(workbench, suite, status.update)
     except BaseException:
         with suppress(OSError):
             out.rmdir()  # only if it is empty
@@ -47,8 +47,8 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     suite_record = {"suite": dataclasses.asdict(suite), "cells": [cell.name for cell in planned]}
     write_json(out / SUITE, suite_record)
     console.print(
-        f"{suite.name}: {len(suite.tasks)} tasks x {len(suite.agents)} agents x "
-        f"{len(suite.seeds)} seeds, {suite.budget} completions each, into {out}"
+        f"{suite.name}: tasks {len(suite.tasks)} x agents {len(suite.agents)} x "
+        f"seeds {len(suite.seeds)}, {suite.budget} completions each, into {out}"
     )
     try:
         outcomes = run_suite(suite, workbench, fingerprint, jobs or cores(), console)

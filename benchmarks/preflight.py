@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textgym.benchmarks.recording import CountedTask
 from textgym.benchmarks.suite import Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, make_agent
@@ -10,18 +12,25 @@ from textgym.rollout import encode_texts
 from textgym.tasks.cache import model_fingerprint
 
 
-def preflight(bench: Workbench, suite: Suite) -> str:
+def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> str:
     """Makes every agent, reads every task's data, loads the model; returns its fingerprint.
 
     The texts at hand are rewarded once, so that a broken reward is found now, and the evaluation
     prompts are encoded, so that one that does not fit its window is.
 
-    Raises: TextGymError for the first thing that would fail.
+    Args:
+        bench: loads and keeps what is needed.
+        suite: what is to be run.
+        say: told what is being done, since a task may train its reward here (minutes; then cached).
+
+    Raises:
+        TextGymError: the first thing that would fail.
     """
     for spec in suite.agents:
         make_agent(spec)
     policy = bench.policy(suite.model)
     for spec in suite.tasks:
+        say(f"{spec.label}: reading data; training its reward unless it is cached")
         task = CountedTask(bench.task(spec, suite.model))
         demonstrations = task.demonstrations()
         if len(demonstrations) == 0:

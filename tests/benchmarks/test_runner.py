@@ -42,7 +42,7 @@ def suite(plugin, model):
 def run(suite, out, jobs=1):
     console = Console(file=io.StringIO(), width=200)
     bench = Workbench(out)
-    outcomes = run_suite(suite, bench, preflight(bench, suite), jobs, console)
+    outcomes = run_suite(suite, bench, preflight(bench, suite, print), jobs, console)
     return outcomes, console.file.getvalue()
 
 
