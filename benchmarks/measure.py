@@ -147,9 +147,9 @@ def measure(
     modes = task.modes(samples.prompts, samples.completions, **samples.columns)
     if modes is not None:
         metrics |= _mode_metrics(modes)
-    ids = _token_lists(samples.completions, reference)
+    ids = token_lists(samples.completions, reference)
     length = baseline.common_length if baseline else max(1, int(np.median([len(i) for i in ids])))
-    inside, across = _diversity(sets.cut(ids, length), samples, reference, modes)
+    inside, across = diversity_columns(sets.cut(ids, length), samples, reference, modes)
     per_prompt |= inside
     metrics |= {ACROSS + name: _value(value) for name, value in across.items()}
     prompts = pd.DataFrame(per_prompt)
@@ -265,7 +265,7 @@ def _logits(policy: Policy, samples: Rollout) -> Tensor:
     return logits.float().cpu()
 
 
-def _token_lists(texts: list[str], reference: Policy) -> list[list[int]]:
+def token_lists(texts: list[str], reference: Policy) -> list[list[int]]:
     """Returns the texts in the reference's tokens, whatever tokenizer wrote them."""
     ids: list[list[int]] = reference.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return ids
@@ -275,7 +275,7 @@ def _compression(texts: Sequence[Sequence[int]]) -> float:
     return diversity.compression_ratio(texts) if any(texts) else math.nan
 
 
-def _diversity(
+def diversity_columns(
     ids: list[list[int]], samples: Rollout, reference: Policy, modes: list[str] | None
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Returns per-input diversity [N] by column, and across-input diversity by metric."""
