@@ -187,6 +187,19 @@ def test_a_saved_policy_samples_the_same(name, reference, tmp_path):
     assert torch.equal(mine.policy_logprobs, theirs.policy_logprobs)
 
 
+def test_ppos_adaptive_coefficient_steers_toward_its_target(reference):
+    setup, logs = make_setup(reference, reference, budget=64 * 60)
+    config = replace(FAST["ppo"].config, prompts_per_step=64, kl_target=0.2, kl_horizon=100.0)
+    PPO(replace(config, kl_coef=0.1)).train(setup)
+    coefficients = [log["kl_coef"] for log in logs]
+    # Beyond the target the price of KL rises, by at most 0.2 * 64 / 100 of itself a step.
+    assert coefficients[1] == pytest.approx(0.1 * (1 - 0.2 * 64 / 100))
+    assert max(coefficients) > 0.3
+    # Without the controller it ends near 0.9 nats.
+    late = [log["kl_seq"] for log in logs[-20:]]
+    assert sum(late) / len(late) == pytest.approx(0.2, abs=0.12)
+
+
 def test_ppo_stops_when_sampler_and_scorer_disagree(reference, monkeypatch):
     from textgym.agents import base
 
