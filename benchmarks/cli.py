@@ -156,12 +156,11 @@ def pretrain(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Hub id or folder with texts, its columns after an @: FOLDER@dialogue+summary; "
-            "may repeat. The world without it."
+            help="Hub id or folder with texts, a folder inside it after a colon, its columns after "
+            "an @: FOLDER:inside@dialogue+summary; may repeat. The world without it."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data.")] = "train",
-    data_dir: Annotated[str | None, typer.Option(help="Folder inside --data.")] = None,
     settings: Settings = None,
     seed: Seed = 0,
 ) -> None:
@@ -172,7 +171,7 @@ def pretrain(
     if not data:
         pretraining.pretrain_world(out, chosen, seed)
     else:
-        pretraining.pretrain_data(out, data, split, data_dir, chosen, seed)
+        pretraining.pretrain_data(out, data, split, chosen, seed)
 
 
 @app.command("pretrain-toxicity")

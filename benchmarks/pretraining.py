@@ -53,7 +53,6 @@ def pretrain_data(
     out: Path,
     data: Sequence[str],
     split: str,
-    data_dir: str | None,
     settings: Options,
     seed: int,
 ) -> None:
@@ -61,18 +60,19 @@ def pretrain_data(
 
     Args:
         out: the folder to write.
-        data: each a Hub id or folder, with the text columns behind an @ where there are others
-            than `text`: `knkarthick/dialogsum@dialogue+summary`.
+        data: each a Hub id or folder; behind a colon the folder inside it to read, behind an @ the
+            text columns where there are others than `text`: `Salesforce/wikitext:wikitext-2-v1`,
+            `knkarthick/dialogsum@dialogue+summary`.
         split: which split of each to read.
-        data_dir: the folder inside each to read, or None.
         settings: fields of `PretrainConfig`.
         seed: of everything.
     """
     config = make_config(PretrainConfig, {"seed": seed, **settings})
-    options = {} if data_dir is None else {"data_dir": data_dir}
     texts: list[str] = []
     for source in data:
-        path, _, columns = source.partition("@")
+        where, _, columns = source.partition("@")
+        path, _, data_dir = where.partition(":")
+        options = {"data_dir": data_dir} if data_dir else {}
         texts += read_texts(path, split=split, columns=(columns or "text").split("+"), **options)
     kept = min(HELD_OUT, len(texts) // 10)
     if kept == 0:

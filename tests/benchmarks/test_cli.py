@@ -199,7 +199,7 @@ def test_pretrain_on_texts_makes_a_model(run, tmp_path):
         (tmp_path / name / "train.jsonl").write_text(row * 20)
     settings = "tokens=2000,width=16,layers=1,heads=2,kv_heads=2,vocab_size=300,context=32"
     out = tmp_path / "model"
-    data = ("--data", f"{tmp_path}/one@words+more", "--data", f"{tmp_path}/two@more")
+    data = ("--data", f"{tmp_path}/one@words+more", "--data", f"{tmp_path}:two@more")
     code, _, _ = run("pretrain", *data, "--out", out, "--set", settings)
     assert code == 0
     from textgym.models.policy import load_policy
