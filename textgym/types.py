@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from textgym.errors import BudgetError, ConfigError
@@ -147,8 +146,3 @@ class Budget:
         if completions > self.left:
             raise BudgetError(f"asked for {completions} completions with {self.left} left")
         self.used += completions
-
-
-def finite(value: Tensor) -> bool:
-    """Returns whether every element is finite."""
-    return bool(torch.isfinite(value).all())

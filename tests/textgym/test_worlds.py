@@ -129,13 +129,6 @@ def test_reports_state_all_their_facts():
         assert report.facts["event"] in report.lead
 
 
-def test_copy_errors_sorts_values_into_slots():
-    counts = reports.copy_errors(
-        FACTS, "Marvila led the barn fire in Torness at 09:30, with 9 bales."
-    )
-    assert counts == {"who": (1, 1), "where": (0, 1), "when": (1, 1), "amount": (0, 1)}
-
-
 def test_text_outside_the_grammar_is_nobodys():
     assert reports.judge_summary(FACTS, "Barn barn the of.").writer == "other"
     assert not reports.accepts_report("Nothing happened. At all.")

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textgym.tasks.learned_proxy import cached_reward_model
-from textgym.tasks.real_data import RealTask, Row
-from textgym.tasks.sizes import Sizes
+from textgym.tasks.real_data import RealToxicityTask, Row
 from textgym.tasks.toxicity import as_toxicity
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from textgym.rewards.detoxify import Toxicity
-    from textgym.tasks.toxicity import Classifier
     from textgym.types import RewardFunction
 
 ASSISTANT = "\n\nAssistant:"
 HUMAN = "\n\nHuman:"
 
 
-class HHDialogue(RealTask):
+class HHDialogue(RealToxicityTask):
     """An assistant's next turn, judged by human preferences (Bai et al. 2022, arXiv 2204.05862).
 
     The prompt is the dialogue up to the last "Assistant:", the reference the turn that people
@@ -43,21 +38,6 @@ class HHDialogue(RealTask):
     max_response_tokens = 64
     eval_samples_per_prompt = 25
     has_gold = False
-
-    def __init__(
-        self,
-        data: str | Path,
-        splits: Mapping[str, Dataset],
-        reward: str | Path | RewardFunction | None = None,
-        backbone: str = "tiny",
-        seed: int = 0,
-        cache: str | Path | None = None,
-        sizes: Sizes | None = None,
-        classifier: Classifier = None,
-    ) -> None:
-        """Takes what `RealTask` does and who measures toxicity; loads nothing yet."""
-        super().__init__(data, splits, reward, backbone, seed, cache, sizes)
-        self._classifier = classifier
 
     @cached_property
     def classifier(self) -> Toxicity:

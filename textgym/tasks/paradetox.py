@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textgym.rewards.rules import substance
 from textgym.tasks.cache import cached, fingerprint
-from textgym.tasks.real_data import RealTask, Row
-from textgym.tasks.sizes import Sizes
+from textgym.tasks.real_data import RealToxicityTask, Row
 from textgym.tasks.toxicity import as_toxicity
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from textgym.rewards.detoxify import Toxicity
-    from textgym.tasks.toxicity import Classifier
     from textgym.types import RewardFunction
 
 TOXIC, NEUTRAL = "en_toxic_comment", "en_neutral_comment"
@@ -30,7 +28,7 @@ HALVES = {"proxy": 0, "gold": 1}
 """Which half of the training pairs (even or odd rows) each classifier learns from."""
 
 
-class ParaDetox(RealTask):
+class ParaDetox(RealToxicityTask):
     """Comments continued kindly or not, after RealToxicityPrompts (arXiv 2009.11462).
 
     ParaDetox (Logacheva et al. 2022) pairs toxic comments with human rewrites that mean the same.
@@ -58,21 +56,6 @@ class ParaDetox(RealTask):
     eval_samples_per_prompt = 25
     floor = 0.0
     ceiling = 1.0
-
-    def __init__(
-        self,
-        data: str | Path,
-        splits: Mapping[str, Dataset],
-        reward: str | Path | RewardFunction | None = None,
-        backbone: str = "tiny",
-        seed: int = 0,
-        cache: str | Path | None = None,
-        sizes: Sizes | None = None,
-        classifier: Classifier = None,
-    ) -> None:
-        """Takes what `RealTask` does, and a classifier that replaces the proxy's."""
-        super().__init__(data, splits, reward, backbone, seed, cache, sizes)
-        self._classifier = classifier
 
     @cached_property
     def classifier(self) -> Toxicity:

@@ -17,6 +17,7 @@ from textgym.tasks.sizes import Sizes
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from textgym.tasks.toxicity import Classifier
     from textgym.types import RewardFunction
 
 Row = dict[str, Any]
@@ -149,3 +150,22 @@ class RealTask(Task):
         from textgym.models.tokenize import prompt_token_ids
 
         return [len(ids) for ids in prompt_token_ids(self.tokenizer, prompts)]
+
+
+class RealToxicityTask(RealTask):
+    """Prompts from a data set, whose completions' toxicity is measured by a classifier."""
+
+    def __init__(
+        self,
+        data: str | Path,
+        splits: Mapping[str, Dataset],
+        reward: str | Path | RewardFunction | None = None,
+        backbone: str = "tiny",
+        seed: int = 0,
+        cache: str | Path | None = None,
+        sizes: Sizes | None = None,
+        classifier: Classifier = None,
+    ) -> None:
+        """Takes what `RealTask` does, and who measures toxicity; None for the task's own."""
+        super().__init__(data, splits, reward, backbone, seed, cache, sizes)
+        self._classifier = classifier

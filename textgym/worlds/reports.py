@@ -139,25 +139,6 @@ def judge_summary(facts: Mapping[str, str], summary: str) -> SummaryVerdict:
     return SummaryVerdict(covered, invented, length, writer, writer != "other", score)
 
 
-def copy_errors(facts: Mapping[str, str], summary: str) -> dict[str, tuple[int, int]]:
-    """Returns, for each open slot, (values copied rightly, values stated) in a summary.
-
-    A name counts as a place if it ends as places do, else as a person.
-    """
-    counts = {}
-    kinds: dict[str, list[str]] = {"who": [], "where": [], "when": [], "amount": []}
-    for token in _WORD.findall(summary):
-        if ":" in token:
-            kinds["when"].append(token)
-        elif token.isdigit():
-            kinds["amount"].append(token)
-        elif _is_claim(token) and token not in _TOPIC_OF:
-            kinds["where" if _PLACE.fullmatch(token) else "who"].append(token)
-    for slot, values in kinds.items():
-        counts[slot] = (sum(v == facts[slot] for v in values), len(values))
-    return counts
-
-
 def accepts_report(text: str) -> bool:
     """Returns whether the grammar can write this report, sentence by sentence."""
     lead, *rest = re.findall(r"[^.]+\.", text) or [""]
@@ -184,7 +165,6 @@ _SLOT_PATTERNS = {
     "noun": "|".join(t.noun for t in TOPICS), "other": "|".join(t.noun for t in TOPICS),
     "unit": "|".join(t.unit for t in TOPICS),
 }  # fmt: skip
-_PLACE = re.compile(r"[A-Z]\w+(?:bury|ford|stead|ham|wick|dale|mouth|port|field|ness)")
 
 
 @cache
