@@ -14,6 +14,7 @@ AGENTS = Registry(
         "best_of_n": "textgym.agents.best_of_n:BestOfN",
         "reinforce": "textgym.agents.reinforce:Reinforce",
         "ppo": "textgym.agents.ppo:PPO",
+        "dpo": "textgym.agents.dpo:DPO",
     },
     entry_point_group="textgym.agents",
 )

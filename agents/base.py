@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from textgym.errors import ConfigError, PluginError
+from textgym.models.enumeration import sequence_logprobs
 from textgym.registry import unknown_name
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from textgym.models.policy import Policy
     from textgym.tasks.base import Task
+    from textgym.tasks.oracle.base import OracleTask, Table
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,33 @@ class Agent(ABC):
     def kl_estimates(self) -> dict[str, float]:
         """Returns KL figures that only the agent can give, such as best-of-n's bound, nats."""
         return {}
+
+    def distribution(self, task: OracleTask, prompts: list[str]) -> Table | None:
+        """Returns the exact probability of every response that `sample` can give.
+
+        Override it where `sample` draws from something else than `self.policy`.
+
+        Args:
+            task: a task whose responses can be enumerated.
+            prompts: n of the task's.
+
+        Returns:
+            [n, L], or None for an agent that cannot tell.
+        """
+        return (
+            None if self.policy is None else enumerated(self.policy, task, prompts, self.sampling)
+        )
+
+
+@torch.no_grad()
+def enumerated(
+    policy: Policy, task: OracleTask, prompts: list[str], sampling: Sampling | None = None
+) -> Table:
+    """Returns [n, L], the exact probability of every response of an enumerable task."""
+    probabilities = sequence_logprobs(policy, task.tree, prompts, sampling).double().exp().numpy()
+    # In single precision a row's sum is off 1 by a millionth.
+    normalised: Table = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def prompt_batches(rows: Dataset, size: int, rng: np.random.Generator) -> Iterator[Dataset]:

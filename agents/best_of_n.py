@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from textgym.agents.base import Agent, Setup, require
+from textgym.agents.base import Agent, Setup, enumerated, require
 from textgym.errors import PluginError
-from textgym.functional import best_of_n_kl_bound, best_of_n_kl_estimate
+from textgym.functional import (
+    best_of_n_distribution,
+    best_of_n_kl_bound,
+    best_of_n_kl_estimate,
+    noisy_best_of_n_distribution,
+)
 from textgym.rollout import rollout, score
 from textgym.types import Rollout
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from textgym.models.policy import Policy
+    from textgym.tasks.oracle.base import OracleTask, Table
 
 
 @dataclass(frozen=True)
@@ -89,3 +95,16 @@ class BestOfN(Agent):
         if self._kl_by_prompt:
             estimates["kl_estimate"] = float(np.mean(self._kl_by_prompt))
         return estimates
+
+    def distribution(self, task: OracleTask, prompts: list[str]) -> Table | None:
+        """Returns pi_n exactly, under the proxy's noise where the task has it."""
+        base = enumerated(self._reference, task, prompts)
+        rewards = task.tables.rewards[task.rows_of(prompts)]
+        n, noise = self.config.n, task.noise
+        rows = [
+            noisy_best_of_n_distribution(p, r, n, noise)
+            if noise
+            else best_of_n_distribution(p, r, n)
+            for p, r in zip(base, rewards, strict=True)
+        ]
+        return np.stack(rows)

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation over tokens, with a value model and a KL penalty in the reward.
+"""Proximal policy optimisation over tokens, with a value model and a price on the KL.
 
 Source: Schulman et al. 2017, arXiv 1707.06347; for language models Ziegler et al. 2019,
 arXiv 1909.08593, and Stiennon et al. 2020, arXiv 2009.01325.
@@ -8,26 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from textgym.agents.base import Agent, Setup, collect, prompt_batches, require, rollout_metrics
+from textgym.agents.conventions import (
+    Conventions,
+    PolicyGradientConventions,
+    RewardToken,
+    Whitening,
+    eos_adjusted,
+    kl_loss,
+    kl_penalty,
+    value_rollout,
+    whiten,
+)
 from textgym.errors import TrainingError
 from textgym.functional import (
     adaptive_kl_step,
     gae,
-    masked_whiten,
     ppo_policy_loss,
     ppo_value_loss,
     rewards_on_last_token,
 )
 from textgym.models.training import adamw, optimiser_step
 from textgym.models.value_head import ValueModel
+from textgym.types import Rollout
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(PolicyGradientConventions):
     """Settings of PPO.
 
     Attributes:
@@ -50,6 +63,10 @@ class PPOConfig:
         max_grad_norm: each gradient's global norm is clipped to this.
         value_warmup: first batches that train the value model alone, so that the first policy
             steps are not taken on noise.
+        whitening: of the advantages: `none`, `masked`, `minibatch` or `unmasked`; None: the
+            preset's. It fixes their scale, and so what `kl_coef` buys where the KL is in the loss.
+        reward_token: where the task's reward sits: on the `last` token of the response or on the
+            `first_pad` after it; None: the preset's.
     """
 
     lr: float = 3e-4
@@ -67,8 +84,13 @@ class PPOConfig:
     minibatches: int = 1
     max_grad_norm: float = 1.0
     value_warmup: int = 1
+    whitening: Whitening | None = None
+    reward_token: RewardToken | None = None
+
+    defaults: ClassVar[Conventions] = Conventions(whitening="masked", aggregation="token")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.lr > 0 and self.value_lr > 0, "lr and value_lr must be > 0")
         require(self.kl_coef >= 0, f"kl_coef must be >= 0, got {self.kl_coef}")
         require(
@@ -99,13 +121,15 @@ class PPO(Agent):
         """Spends the budget in whole batches.
 
         Logs `rollout_metrics`, `kl_coef`, `explained_variance`, `policy_loss`, `value_loss`,
-        `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches).
+        `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches), and `kl_loss`
+        where the KL is in the loss.
 
         Raises:
             TrainingError: a loss is not finite, or the importance ratio at the first minibatch is
                 not 1: then sampler and scorer disagree.
         """
         config: PPOConfig = self.config
+        conventions = config.resolved()
         self.task, self.policy = setup.task, setup.policy
         batch = config.prompts_per_step * config.samples_per_prompt
         prompts = prompt_batches(
@@ -116,47 +140,58 @@ class PPO(Agent):
         value_model = ValueModel(setup.policy, setup.streams.torch("initialisation"))
         policy_optimizer = adamw(setup.policy.model.parameters(), config.lr)
         value_optimizer = adamw(value_model.parameters(), config.value_lr)
-        kl_coef = config.kl_coef
+        kl_coef, limit = config.kl_coef, setup.task.max_response_tokens
+        by_minibatch = conventions.whitening == "minibatch"
 
         step = 0
         while setup.budget.left >= batch:
             rows = next(prompts)
             samples, reference_logprobs = collect(setup, rows, config.samples_per_prompt, sampling)
             metrics = rollout_metrics(samples, reference_logprobs)
-            mask, old_logprobs = samples.response_mask, samples.policy_logprobs
+            mask = samples.response_mask
+            visited = value_rollout(samples, limit, conventions)
             with torch.no_grad():
-                old_values = value_model(samples)
-
-            assert samples.rewards is not None, "collect() scores"
-            penalty = kl_coef * (old_logprobs - reference_logprobs).masked_fill(~mask, 0)
-            rewards = rewards_on_last_token(samples.rewards, mask) - penalty
-            advantages, returns = gae(rewards, old_values, mask, config.gamma, config.gae_lambda)
-            advantages = masked_whiten(advantages, mask)
+                old_values = value_model(visited)
+            advantages, returns = _advantages(
+                config, kl_coef, samples, reference_logprobs, visited, old_values
+            )
+            if not by_minibatch:
+                advantages = whiten(advantages, mask, conventions)
 
             logs: list[dict[str, float]] = []
             for epoch in range(config.epochs):
                 for i, part in enumerate(_minibatches(batch, config.minibatches, shuffling)):
-                    some = samples.select(part)
+                    states = visited.select(part)
                     value_loss, value_log = ppo_value_loss(
-                        value_model(some),
+                        value_model(states),
                         old_values[part],
                         returns[part],
-                        mask[part],
+                        states.response_mask,
                         config.value_clip,
                     )
                     optimiser_step(value_optimizer, value_loss, step, config.max_grad_norm)
                     logs.append({"value_loss": value_loss.item(), **value_log})
                     if step < config.value_warmup:
                         continue
+                    some, credit = samples.select(part), advantages[part]
+                    if by_minibatch:
+                        credit = whiten(credit, mask[part], conventions)
+                    logprobs = setup.policy.logprobs(some)
                     policy_loss, policy_log = ppo_policy_loss(
-                        setup.policy.logprobs(some),
-                        old_logprobs[part],
-                        advantages[part],
+                        logprobs,
+                        some.policy_logprobs,
+                        credit,
                         mask[part],
                         config.clip,
+                        conventions.aggregation,
+                        limit,
                     )
                     if epoch == 0 and i == 0:
                         _require_on_policy(policy_log["ratio_deviation"], step)
+                    if conventions.kl_placement == "loss":
+                        kl = kl_loss(setup, some, logprobs, reference_logprobs[part], conventions)
+                        logs[-1]["kl_loss"] = kl.item()
+                        policy_loss = policy_loss + kl_coef * kl
                     grad_norm = optimiser_step(
                         policy_optimizer, policy_loss, step, config.max_grad_norm
                     )
@@ -169,6 +204,28 @@ class PPO(Agent):
                     kl_coef, metrics["kl_seq"], config.kl_target, batch, config.kl_horizon
                 )
             step += 1
+
+
+def _advantages(
+    config: PPOConfig,
+    kl_coef: float,
+    samples: Rollout,
+    reference_logprobs: Tensor,
+    visited: Rollout,
+    values: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Returns advantages [B, T] of the response tokens, not whitened, and the values' targets.
+
+    Values and targets are of the states visited: [B, T], or [B, T + 1] with the first pad.
+    """
+    conventions, mask = config.resolved(), samples.response_mask
+    rewards = eos_adjusted(samples, conventions)
+    penalty = kl_penalty(samples, reference_logprobs, kl_coef, conventions)
+    penalty = pad(penalty, (0, values.shape[1] - mask.shape[1]))
+    reach = visited.response_mask
+    shaped = rewards_on_last_token(rewards, reach) - penalty
+    advantages, returns = gae(shaped, values, reach, config.gamma, config.gae_lambda)
+    return advantages[:, : mask.shape[1]].masked_fill(~mask, 0), returns
 
 
 def _minibatches(size: int, parts: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""REINFORCE with the KL to the reference inside the reward.
+"""REINFORCE with a price on the KL to the reference, by default inside the reward.
 
 Maximises `E[r(x, y) - beta KL]` with the score-function gradient
 `E[sum_t (G_t - b) grad log pi(a_t|s_t)]`, where `G_t` is the return from token t on: the task's
@@ -10,17 +10,29 @@ Source: Williams 1992; for language models Ahmadian et al. 2024, arXiv 2402.1474
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 from torch import Tensor
 
 from textgym.agents.base import Agent, Setup, collect, prompt_batches, require, rollout_metrics
+from textgym.agents.conventions import (
+    Baseline,
+    Conventions,
+    PolicyGradientConventions,
+    Whitening,
+    eos_adjusted,
+    kl_loss,
+    kl_penalty,
+    leave_one_out_advantages,
+    whiten,
+)
 from textgym.functional import policy_gradient_loss, returns_to_go, rewards_on_last_token
 from textgym.models.training import adamw, optimiser_step
+from textgym.types import Rollout
 
 
 @dataclass(frozen=True)
-class ReinforceConfig:
+class ReinforceConfig(PolicyGradientConventions):
     """Settings of REINFORCE.
 
     Attributes:
@@ -28,8 +40,13 @@ class ReinforceConfig:
         kl_coef: beta, the price of a nat of KL in units of reward; >= 0.
         baseline: what is subtracted from the return: `batch` (the batch's mean return, which
             shrinks the expected gradient by (B - 1) / B), `moving` (an exponential average of
-            earlier batches, unbiased) or `none`.
+            earlier batches, unbiased), `leave_one_out` (the mean of the prompt's other samples:
+            RLOO) or `none`.
+        kl_in_baseline: of `leave_one_out`: take the baseline of the return with the KL in it, or
+            of the task's reward alone; None: the preset's.
         baseline_decay: the weight of the past in the moving baseline.
+        whitening: of the advantages: `none`, `masked` or `unmasked` (a batch is one minibatch, so
+            `minibatch` is `masked`). Presets leave it: what they whiten is PPO's advantages.
         prompts_per_step: N, prompts per optimiser step.
         samples_per_prompt: K, samples per prompt.
         max_grad_norm: the gradient's global norm is clipped to this.
@@ -37,20 +54,20 @@ class ReinforceConfig:
 
     lr: float = 3e-4
     kl_coef: float = 0.05
-    baseline: Literal["batch", "moving", "none"] = "batch"
+    baseline: Baseline | None = None
+    kl_in_baseline: bool | None = None
     baseline_decay: float = 0.9
+    whitening: Whitening = "none"
     prompts_per_step: int = 64
     samples_per_prompt: int = 1
     max_grad_norm: float = 1.0
 
+    # The sum over tokens, mean over responses, is the policy gradient as derived.
+    defaults: ClassVar[Conventions] = Conventions(baseline="batch", aggregation="sum")
+
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr must be > 0, got {self.lr}")
         require(self.kl_coef >= 0, f"kl_coef must be >= 0, got {self.kl_coef}")
-        known = ("batch", "moving", "none")
-        require(
-            self.baseline in known,
-            f"baseline must be one of {', '.join(known)}, got {self.baseline!r}",
-        )
         require(
             0 <= self.baseline_decay < 1,
             f"baseline_decay must be in [0, 1), got {self.baseline_decay}",
@@ -60,6 +77,11 @@ class ReinforceConfig:
             "prompts_per_step and samples_per_prompt must be >= 1, got "
             f"{self.prompts_per_step} and {self.samples_per_prompt}",
         )
+        require(
+            self.resolved().baseline != "leave_one_out" or self.samples_per_prompt >= 2,
+            f"baseline 'leave_one_out' needs samples_per_prompt >= 2, got "
+            f"{self.samples_per_prompt}",
+        )
 
 
 class Reinforce(Agent):
@@ -68,8 +90,12 @@ class Reinforce(Agent):
     config_class = ReinforceConfig
 
     def train(self, setup: Setup) -> None:
-        """Spends the budget in whole batches; logs `rollout_metrics`, `loss` and `grad_norm`."""
+        """Spends the budget in whole batches.
+
+        Logs `rollout_metrics`, `loss`, `grad_norm`, and `kl_loss` where the KL is in the loss.
+        """
         config: ReinforceConfig = self.config
+        conventions = config.resolved()
         self.task, self.policy = setup.task, setup.policy
         batch = config.prompts_per_step * config.samples_per_prompt
         prompts = prompt_batches(
@@ -83,29 +109,40 @@ class Reinforce(Agent):
         while setup.budget.left >= batch:
             rows = next(prompts)
             samples, reference_logprobs = collect(setup, rows, config.samples_per_prompt, sampling)
-            mask = samples.response_mask
-
-            # The log-ratio is part of the reward, a number: no gradient flows through it.
-            penalty = config.kl_coef * (samples.policy_logprobs - reference_logprobs)
-            assert samples.rewards is not None, "collect() scores"
-            rewards = rewards_on_last_token(samples.rewards, mask) - penalty.masked_fill(~mask, 0)
-            returns = returns_to_go(rewards, mask)
-
-            mean_return = rewards.sum(1).mean()
-            if config.baseline == "batch":
-                advantages = returns - mean_return
-            elif config.baseline == "moving" and moving is not None:
-                advantages = returns - moving
-            else:
-                advantages = returns
+            mask, metrics = samples.response_mask, rollout_metrics(samples, reference_logprobs)
+            advantages, mean_return = _advantages(config, samples, reference_logprobs, moving)
             decay = config.baseline_decay
             moving = mean_return if moving is None else decay * moving + (1 - decay) * mean_return
 
-            # `constant` over one token: the sum over tokens, mean over responses, as derived.
             logprobs = setup.policy.logprobs(samples)
-            loss = policy_gradient_loss(logprobs, advantages, mask, "constant", max_tokens=1)
+            limit = setup.task.max_response_tokens
+            loss = policy_gradient_loss(logprobs, advantages, mask, conventions.aggregation, limit)
+            if conventions.kl_placement == "loss":
+                kl = kl_loss(setup, samples, logprobs, reference_logprobs, conventions)
+                metrics["kl_loss"] = kl.item()
+                loss = loss + config.kl_coef * kl
             grad_norm = optimiser_step(optimizer, loss, step, config.max_grad_norm)
-
-            metrics = rollout_metrics(samples, reference_logprobs)
             setup.log(step, {**metrics, "loss": loss.item(), "grad_norm": grad_norm})
             step += 1
+
+
+def _advantages(
+    config: ReinforceConfig, samples: Rollout, reference_logprobs: Tensor, moving: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Returns the advantages [B, T], whitened as configured, and the batch's mean return.
+
+    `moving` is the average return of earlier batches, None in the first.
+    """
+    conventions, mask = config.resolved(), samples.response_mask
+    rewards = eos_adjusted(samples, conventions)
+    # The penalty is part of the reward, a number: no gradient flows through it.
+    penalty = kl_penalty(samples, reference_logprobs, config.kl_coef, conventions)
+    shaped = rewards_on_last_token(rewards, mask) - penalty
+    advantages, mean_return = returns_to_go(shaped, mask), shaped.sum(1).mean()
+    if conventions.baseline == "leave_one_out":
+        advantages = leave_one_out_advantages(rewards, penalty, samples, conventions)
+    elif conventions.baseline == "batch":
+        advantages = advantages - mean_return
+    elif conventions.baseline == "moving" and moving is not None:
+        advantages = advantages - moving
+    return whiten(advantages, mask, conventions), mean_return

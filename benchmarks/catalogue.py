@@ -68,12 +68,13 @@ def _agents() -> Entries:
 
 
 def _envs() -> Entries:
-    from textgym.envs import ENVS
+    from textgym.envs import ENVS, GAMES
 
-    return {
+    texts = {
         env_id: ", ".join(f"{k}={v}" for k, v in options.items()) or "any task"
         for env_id, options in ENVS.items()
     }
+    return texts | {env_id: summary(target) for env_id, target in GAMES.items()}
 
 
 def _suites() -> Entries:

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from textgym.benchmarks.suite import Evaluation, Options, Spec, Suite, folder_name
 from textgym.errors import ResultsError
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 ERROR = "error.json"
 SUITE = "suite.json"
+OWN_MODEL = "the task's own"
+"""What stands for a language model that a task brings."""
+
+
+class Pretrained(NamedTuple):
+    """What a task's cells start from: a model's name and the hash of its weights."""
+
+    name: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class Cell:
     """One task, one agent, one seed, and everything that decides the outcome.
 
     Attributes:
+        model: the suite's, or `OWN_MODEL` where the task brings its own.
         fingerprint: hash of the pretrained model's weights, so that a model that was trained
             anew under the same name is not taken for the old one.
 
@@ -62,15 +72,20 @@ class Cell:
         return path.is_file() and read_json(path).get("config") == self.config
 
 
-def cells(suite: Suite, fingerprint: str) -> list[Cell]:
-    """Returns the product, seed by seed so that a stopped run has whole comparisons."""
+def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
+    """Returns the product, seed by seed so that a stopped run has whole comparisons.
+
+    Args:
+        suite: what is crossed.
+        models: what the cells of each task (by its label) start from.
+    """
     return [
         Cell(
             task=task,
             agent=agent,
             seed=seed,
-            model=suite.model,
-            fingerprint=fingerprint,
+            model=models[task.label].name,
+            fingerprint=models[task.label].fingerprint,
             reference=suite.reference,
             sft=suite.sft,
             budget=suite.budget,

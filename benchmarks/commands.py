@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from textgym.benchmarks import report
-from textgym.benchmarks.cell import SUITE, cells, require_writable, write_json
+from textgym.benchmarks.cell import OWN_MODEL, SUITE, cells, require_writable, write_json
 from textgym.benchmarks.leaderboard import build, read_entries
 from textgym.benchmarks.measure import Measured, measure
 from textgym.benchmarks.preflight import preflight
@@ -37,13 +37,17 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     require_writable(out)
     workbench = Workbench(out)
     try:
-        with console.status("reading the model") as status:
-            fingerprint = preflight(workbench, suite, status.update)
+        with console.status("reading the models") as status:
+            models = preflight(workbench, suite, status.update)
     except BaseException:
         with suppress(OSError):
             out.rmdir()  # only if it is empty
         raise
-    planned = cells(suite, fingerprint)
+    planned = cells(suite, models)
+    own = [label for label, model in models.items() if model.name == OWN_MODEL]
+    if own:
+        line = f"{', '.join(own)}: start from the language model that the task brings"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     suite_record = {"suite": dataclasses.asdict(suite), "cells": [cell.name for cell in planned]}
     write_json(out / SUITE, suite_record)
     console.print(
@@ -51,7 +55,7 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
         f"seeds {len(suite.seeds)}, {suite.budget} completions each, into {out}"
     )
     try:
-        outcomes = run_suite(suite, workbench, fingerprint, jobs or cores(), console)
+        outcomes = run_suite(suite, workbench, models, jobs or cores(), console)
     except KeyboardInterrupt:
         console.print("\nstopped; finished cells are kept, run the same command again to go on")
         return INTERRUPTED

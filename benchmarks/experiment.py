@@ -12,6 +12,7 @@ import pandas as pd
 from textgym.agents.base import Agent, Setup
 from textgym.agents.reference import Human
 from textgym.benchmarks.cell import Cell, write_cell, write_error
+from textgym.benchmarks.exact import measure_exactly, probe
 from textgym.benchmarks.measure import measure
 from textgym.benchmarks.provenance import commit, machine, versions
 from textgym.benchmarks.recording import CountedTask, Curve
@@ -67,20 +68,23 @@ def run_cell(bench: Workbench, cell: Cell) -> Outcome:
 
 
 def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    task = CountedTask(bench.task(cell.task, cell.model))
-    reference = bench.reference(cell)
     budget, curve, streams = Budget(cell.budget), Curve(), Streams(cell.seed)
+    task = CountedTask(bench.task(cell.task, cell.model).for_run(streams))
+    reference = bench.reference(cell)
     agent = make_agent(cell.agent)
+    rows = evaluation_rows(task, cell.evaluation, cell.seed)
+    setup = Setup(task, reference.copy(), reference, budget, streams, curve)
+    curve.probe = probe(setup, list(rows["prompt"]))
     start = time.perf_counter()
-    train(agent, cell, bench, Setup(task, reference.copy(), reference, budget, streams, curve))
+    train(agent, cell, bench, setup)
     seconds = {"train": time.perf_counter() - start}
     scored = task.scored
     # Data hold one human text per prompt: repeating it would make people look uniform.
     k = 1 if isinstance(agent, Human) else samples_per_prompt(task, cell.evaluation)
-    rows = evaluation_rows(task, cell.evaluation, cell.seed)
     start = time.perf_counter()
     samples = agent.sample(rows, k, streams.torch("evaluation"))
     _check_samples(samples, len(rows), agent)
+    exact, summaries = measure_exactly(agent, reference, task, list(rows["prompt"]))
     measured = measure(
         samples,
         task.inner,
@@ -88,6 +92,7 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
         reference,
         baseline=bench.baseline(cell),
         kl_estimates=agent.kl_estimates(),
+        exact=exact,
     )
     seconds["evaluate"] = time.perf_counter() - start
     result = {
@@ -100,7 +105,7 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
             "logged_steps": len(curve.rows),
         },
         "evaluation": {"prompts": len(rows), "samples_per_prompt": samples.samples_per_prompt},
-        "metrics": measured.metrics,
+        "metrics": measured.metrics | {name: {"value": v} for name, v in summaries.items()},
         "seconds": seconds,
         "versions": versions(),
         "commit": commit(),
@@ -123,7 +128,7 @@ def train(agent: Agent, cell: Cell, bench: Workbench, setup: Setup) -> None:
         agent.task, agent.policy = setup.task, setup.reference
         return
     if agent.starts_from == "pretrained":
-        setup.policy = bench.policy(cell.model).copy()
+        setup.policy = bench.pretrained(cell).copy()
     agent.train(setup)
 
 

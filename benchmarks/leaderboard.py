@@ -11,12 +11,17 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
+from textgym.benchmarks.exact import REGRET
 from textgym.benchmarks.measure import intervals
 from textgym.errors import ResultsError
-from textgym.metrics.stats import Interval, shared_ranks
+from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
 
 SETTINGS = ("model", "reference", "budget", "prompts")
 """What a fair comparison holds equal in all rows of a task."""
+ALL_TASKS = "all tasks"
+"""The table that sums up the others."""
+ORDER = (("regret", False), ("gold", True), ("reward", True))
+"""What a task is ranked by, the first that it has, and whether more is better."""
 
 
 @dataclass
@@ -81,9 +86,10 @@ def build(entries: Iterable[Entry]) -> pd.DataFrame:
     Columns: `task`, `rank`, `agent`, `seeds`, `failed_seeds`, `prompts`, `samples_per_prompt`,
     `budget_used`, then every metric, with `METRIC_low` and `METRIC_high` where its interval can
     be computed: a 95% bootstrap over prompts nested in seeds. Diversity losses are paired by
-    prompt. Rows are ordered by gold (by reward where there is no gold) and share a rank while
-    their intervals overlap.
+    prompt. Rows are ordered by `ORDER`, best first, and share a rank while their
+    intervals overlap. Tasks with regret are summed up in a further table, `ALL_TASKS`.
     """
+    entries = list(entries)
     rows = []
     for entry in entries:
         row: dict[str, Any] = {
@@ -96,7 +102,7 @@ def build(entries: Iterable[Entry]) -> pd.DataFrame:
         if entry.results:
             row |= _summary(entry)
         rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows + _all_tasks(entries))
     ranked = [_ranked(group) for _, group in table.groupby("task", sort=False)]
     front = ["task", "rank", "agent"]
     return pd.concat(ranked, ignore_index=True).pipe(
@@ -125,13 +131,56 @@ def _summary(entry: Entry) -> dict[str, Any]:
     return row
 
 
+def _all_tasks(entries: list[Entry]) -> list[dict[str, Any]]:
+    """Returns one row per agent that sums up the tasks with regret, if there are several.
+
+    `regret` is the interquartile mean over seeds and tasks, its interval a bootstrap over seeds
+    within each task; `regret_mean` the plain mean. An agent that lacks a task has no numbers.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for entry in entries:
+        seeds = [float(t[REGRET].mean()) for t in entry.prompts if REGRET in t]
+        if seeds:
+            found.setdefault(entry.agent, {})[entry.task] = seeds
+    tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
+    if len(tasks) < 2:
+        return []
+    seeds_run = max(len(seeds) for scores in found.values() for seeds in scores.values())
+    rows = []
+    for agent, scores in found.items():
+        missing = [t for t in tasks if len(scores.get(t, ())) < seeds_run]
+        row: dict[str, Any] = {
+            "task": ALL_TASKS,
+            "agent": agent,
+            "tasks": len(tasks),
+            "seeds": 0 if missing else seeds_run,
+            "failed_seeds": len(missing),
+            "failures": f"seeds are missing on {', '.join(missing)}" if missing else "",
+        }
+        if not missing:
+            matrix = np.array([scores[task] for task in tasks]).T
+            interval = stratified_bootstrap(matrix, np.random.default_rng(0))
+            row |= {"regret": interval.estimate, "regret_mean": float(matrix.mean())}
+            row |= {"regret_low": interval.low, "regret_high": interval.high}
+        rows.append(row)
+    return rows
+
+
+def order(rows: pd.DataFrame) -> tuple[str, bool] | None:
+    """Returns what one task's rows are ranked by, and whether more of it is better."""
+    return next(((m, up) for m, up in ORDER if m in rows and rows[m].notna().any()), None)
+
+
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns one task's rows with their `rank`, best first; rows without a score come last."""
     rank = pd.Series(pd.NA, index=rows.index, dtype="Int64")
-    score = next((m for m in ("gold", "reward") if m in rows and rows[m].notna().any()), None)
-    if score is None:
+    by = order(rows)
+    if by is None:
         return rows.assign(rank=rank)
+    score, more_is_better = by
     scored = rows[rows[score].notna()]
     ends = zip(scored[score], scored[f"{score}_low"], scored[f"{score}_high"], strict=True)
-    rank[scored.index] = shared_ranks([Interval(*end) for end in ends])
-    return rows.assign(rank=rank).sort_values(score, ascending=False, na_position="last")
+    rank[scored.index] = shared_ranks([Interval(*end) for end in ends], more_is_better)
+    return rows.assign(rank=rank).sort_values(
+        score, ascending=not more_is_better, na_position="last"
+    )

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from textgym.benchmarks.reachable import FRONTIER, REFERENCE_REWARD, ReferencePool
 from textgym.functional import entropy, full_kl, gather_logprobs
 from textgym.metrics import diversity, kl, responses, sets, stats, toxicity
 from textgym.models.sampling import sampling_distribution
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
 
 DIVERSITY = "diversity/"
 """Prefix of per-input diversity, in a cell's prompts and in metrics."""
-REFERENCE = "reference/"
+BASELINE = "reference/"
 """Prefix of the reference's per-input diversity on the same prompt."""
 LOSS = "diversity_loss/"
 """Prefix of 1 - D(agent) / D(reference), per input."""
+BEYOND = "loss_beyond_optimum/"
+"""Prefix of (D(best at the agent's KL) - D(agent)) / D(reference): the loss reward did not ask
+for."""
+EFFICIENCY = "frontier_efficiency"
+"""`(R_agent - R_ref) / (R*(KL_agent) - R_ref)`, R* the frontier."""
 ACROSS = "across/"
 """Prefix of across-input diversity."""
 HEADLINE = "ead"
@@ -78,10 +84,10 @@ class Measured:
     across: dict[str, float] = field(default_factory=dict)
     common_length: int = 1
 
-    def baseline(self) -> Baseline:
+    def baseline(self, pool: ReferencePool | None = None) -> Baseline:
         """Returns what other agents need for their diversity loss against this one."""
         own = [name for name in self.prompts if str(name).startswith(DIVERSITY)]
-        return Baseline(self.prompts[own], self.across, self.common_length)
+        return Baseline(self.prompts[own], self.across, self.common_length, pool)
 
 
 @dataclass
@@ -92,11 +98,13 @@ class Baseline:
         prompts: one row per prompt, per-input diversity by column.
         across: across-input diversity by metric.
         common_length: tokens that every agent's responses are cut to.
+        pool: further samples, from which the reachable frontier is estimated.
     """
 
     prompts: pd.DataFrame
     across: dict[str, float]
     common_length: int
+    pool: ReferencePool | None = None
 
 
 def measure(
@@ -107,6 +115,7 @@ def measure(
     *,
     baseline: Baseline | None = None,
     kl_estimates: dict[str, float] | None = None,
+    exact: dict[str, np.ndarray] | None = None,
 ) -> Measured:
     """Measures samples: reward, gold, KL, entropy, diversity and its loss, lengths, voices.
 
@@ -118,6 +127,7 @@ def measure(
         baseline: the reference's own diversity; without it there is no diversity loss and the
             common length is the samples' median.
         kl_estimates: KL figures of an agent without a policy.
+        exact: what was enumerated, [N] by name; it takes the place of what was sampled.
 
     Raises:
         RewardError: a reward or gold score that is not finite, or a wrong number of them.
@@ -151,11 +161,13 @@ def measure(
     length = baseline.common_length if baseline else max(1, int(np.median([len(i) for i in ids])))
     inside, across = diversity_columns(sets.cut(ids, length), samples, reference, modes)
     per_prompt |= inside
+    if baseline is not None and baseline.pool is not None:
+        per_prompt |= _frontier(per_prompt, baseline, kl_estimates, k, len(reference.tokenizer))
     metrics |= {ACROSS + name: _value(value) for name, value in across.items()}
-    prompts = pd.DataFrame(per_prompt)
+    prompts = pd.DataFrame(per_prompt | (exact or {}))
     if baseline is not None:
         for name in inside:
-            prompts[REFERENCE + name.removeprefix(DIVERSITY)] = baseline.prompts[name].to_numpy()
+            prompts[BASELINE + name.removeprefix(DIVERSITY)] = baseline.prompts[name].to_numpy()
         metrics |= _across_losses(across, baseline.across)
     metrics |= {name: _value(value) for name, value in (kl_estimates or {}).items()}
     metrics |= {n: _bounded(i) for n, i in intervals([prompts]).items()}
@@ -175,17 +187,61 @@ def intervals(
     found: dict[str, stats.Interval] = {}
     for name in seeds[0].columns:
         values = _stacked(seeds, name)
-        if name.startswith(REFERENCE) or not np.isfinite(values).any():
+        if name.startswith((BASELINE, FRONTIER)) or not np.isfinite(values).any():
             continue
         found[name] = stats.bootstrap_mean(values, np.random.default_rng(0), resamples)
         metric = name.removeprefix(DIVERSITY)
-        if metric != name and REFERENCE + metric in seeds[0]:
-            base = _stacked(seeds, REFERENCE + metric)
+        if metric != name and BASELINE + metric in seeds[0]:
+            base = _stacked(seeds, BASELINE + metric)
             both = np.isfinite(values) & np.isfinite(base)
             if base[both].sum() > 0:
                 random = np.random.default_rng(0)
                 found[LOSS + metric] = stats.diversity_loss(values, base, random, resamples)
-    return found
+    return found | _against_the_frontier(seeds, resamples)
+
+
+def _against_the_frontier(
+    seeds: Sequence[pd.DataFrame], resamples: int
+) -> dict[str, stats.Interval]:
+    """Returns the frontier efficiency and, by metric, the diversity loss beyond the optimum's."""
+    names = {str(name) for table in seeds for name in table.columns}
+
+    def ratio(top: str, less: str, bottom: str, base: str | None) -> stats.Interval | None:
+        over = _stacked(seeds, top) - _stacked(seeds, less)
+        under = _stacked(seeds, bottom) - (0 if base is None else _stacked(seeds, base))
+        known = np.isfinite(over) & np.isfinite(under)
+        if not under[known].sum() > 0:
+            return None
+        return stats.bootstrap_ratio(over, under, np.random.default_rng(0), resamples)
+
+    found: dict[str, stats.Interval | None] = {}
+    if FRONTIER + "reward" in names:
+        best, base = FRONTIER + "reward", REFERENCE_REWARD
+        found[EFFICIENCY] = ratio("reward", base, best, base)
+    for name in sorted(names):
+        metric = name.removeprefix(FRONTIER)
+        if metric != name and {DIVERSITY + metric, BASELINE + metric} <= names:
+            found[BEYOND + metric] = ratio(name, DIVERSITY + metric, BASELINE + metric, None)
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _frontier(
+    per_prompt: dict[str, np.ndarray],
+    baseline: Baseline,
+    kl_estimates: dict[str, float] | None,
+    k: int,
+    vocabulary: int,
+) -> dict[str, np.ndarray]:
+    """Returns what the best policy at the agent's KL has, estimated from the reference's pool."""
+    assert baseline.pool is not None, "the caller looked"
+    measured = per_prompt.get("kl_seq")
+    spent = (kl_estimates or {}).get("kl_estimate") if measured is None else measured.mean()
+    if spent is None:
+        return {}
+    metrics: dict[str, Callable[[Sequence[Sequence[int]]], float]] = {
+        HEADLINE: partial(_of_tokens, TOKEN_METRICS[HEADLINE], vocabulary)
+    }
+    return baseline.pool.columns(float(spent), k, metrics, baseline.common_length)
 
 
 def _stacked(seeds: Sequence[pd.DataFrame], name: str) -> np.ndarray:

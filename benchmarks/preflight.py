@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from textgym.benchmarks.cell import OWN_MODEL, Pretrained
 from textgym.benchmarks.recording import CountedTask
 from textgym.benchmarks.suite import Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, make_agent
@@ -12,8 +13,8 @@ from textgym.rollout import encode_texts
 from textgym.tasks.cache import model_fingerprint
 
 
-def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> str:
-    """Makes every agent, reads every task's data, loads the model; returns its fingerprint.
+def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> dict[str, Pretrained]:
+    """Makes every agent, reads every task's data, loads the models; returns them by task label.
 
     The texts at hand are rewarded once, so that a broken reward is found now, and the evaluation
     prompts are encoded, so that one that does not fit its window is.
@@ -28,10 +29,14 @@ def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> str
     """
     for spec in suite.agents:
         make_agent(spec)
-    policy = bench.policy(suite.model)
+    models: dict[str, Pretrained] = {}
     for spec in suite.tasks:
-        say(f"{spec.label}: reading data; training its reward unless it is cached")
+        say(f"{spec.label}: reading data; training what it needs unless it is cached")
         task = CountedTask(bench.task(spec, suite.model))
+        own = task.language_model()
+        name, path = (suite.model, suite.model) if own is None else (OWN_MODEL, str(own))
+        policy = bench.policy(path)
+        models[spec.label] = Pretrained(name, model_fingerprint(path))
         demonstrations = task.demonstrations()
         if len(demonstrations) == 0:
             raise DataError(f"task {task.name!r}: split 'train' is empty")
@@ -40,4 +45,4 @@ def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> str
         columns = {name: list(values) for name, values in rows[:2].items()}
         prompts = columns.pop("prompt")
         task.reward(prompts, ["an answer"] * len(prompts), **columns)
-    return model_fingerprint(suite.model)
+    return models

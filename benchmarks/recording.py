@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +13,10 @@ from textgym.tasks.base import Task, checked_rewards
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+PROBE_EVERY = 5
+"""Training steps from one exact look at a policy to the next, where it can be enumerated."""
 
 
 class CountedTask(Task):
@@ -60,16 +66,33 @@ class CountedTask(Task):
         """Returns the inner task's modes."""
         return self.inner.modes(prompts, completions, **columns)
 
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Returns the inner task's tokenizer."""
+        return self.inner.tokenizer()
+
+    def language_model(self) -> Path | None:
+        """Returns the inner task's language model."""
+        return self.inner.language_model()
+
 
 @dataclass
 class Curve:
-    """What an agent logs while it trains, one row per call."""
+    """What an agent logs while it trains, one row per call.
+
+    Attributes:
+        rows: what was logged.
+        probe: looks at the policy in training; its numbers join every `PROBE_EVERY`th row.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
+    probe: Callable[[], dict[str, float]] | None = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Keeps one row; a Log as agents expect it."""
-        self.rows.append({"step": step, **{k: float(v) for k, v in metrics.items()}})
+        row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
+        if self.probe is not None and len(self.rows) % PROBE_EVERY == 0:
+            row |= self.probe()
+        self.rows.append(row)
 
     def frame(self) -> pd.DataFrame:
         """Returns the rows as a table with at least the column `step`."""

@@ -14,8 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from textgym.benchmarks.leaderboard import SETTINGS
-from textgym.benchmarks.measure import DIVERSITY, HEADLINE, HEADLINE_NAME, LOSS
+from textgym.benchmarks.exact import REGRET
+from textgym.benchmarks.leaderboard import ALL_TASKS, SETTINGS, order
+from textgym.benchmarks.measure import BEYOND, DIVERSITY, EFFICIENCY, HEADLINE, HEADLINE_NAME, LOSS
 
 NONE = "–"
 """What stands for a number that does not exist, such as the KL of human text."""
@@ -38,8 +39,21 @@ COLUMNS = (
     Column(HEADLINE_NAME, DIVERSITY + HEADLINE),
     Column("voices", "effective_modes", digits=1),
     Column("diversity loss", LOSS + HEADLINE, percent=True),
+    Column("frontier efficiency", EFFICIENCY, percent=True),
+    Column("loss beyond optimum's", BEYOND + HEADLINE, percent=True),
     Column("max toxicity", "expected_max_toxicity", digits=2),
 )
+EXACT_COLUMNS = (
+    Column("regret (nats)", REGRET),
+    Column("mean regret", "regret_mean"),
+    Column("reward", "reward"),
+    Column("gold", "gold"),
+    Column("KL (nats)", "kl_seq", digits=2),
+    Column("entropy kept", "entropy_kept", percent=True),
+    Column("frontier efficiency", EFFICIENCY, percent=True),
+    Column("loss beyond optimum's", BEYOND + "entropy", percent=True),
+)
+"""The columns where responses were enumerated: diversity is the entropy itself."""
 
 
 def number(row: Mapping[str, Any], column: Column) -> str:
@@ -55,7 +69,8 @@ def number(row: Mapping[str, Any], column: Column) -> str:
     low, high = row.get(f"{column.metric}_low"), row.get(f"{column.metric}_high")
     half = None if low is None or high is None or _absent(low) else (high - low) / 2
     scale, digits = (100, 1) if column.percent else (1, column.digits)
-    text = f"{value * scale:.{digits}f}{'%' if column.percent else ''}"
+    shown = round(value * scale, digits) + 0.0  # no minus before a zero
+    text = f"{shown:.{digits}f}{'%' if column.percent else ''}"
     return text if half is None else f"{text} ± {half * scale:.{digits}f}"
 
 
@@ -65,7 +80,9 @@ def _absent(value: Any) -> bool:
 
 def shown_columns(table: pd.DataFrame) -> list[Column]:
     """Returns the columns that some row has a number for."""
-    return [c for c in COLUMNS if c.metric in table and table[c.metric].notna().any()]
+    enumerated = REGRET in table and table[REGRET].notna().any()
+    columns = EXACT_COLUMNS if enumerated else COLUMNS
+    return [c for c in columns if c.metric in table and table[c.metric].notna().any()]
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -91,26 +108,45 @@ def notes(table: pd.DataFrame) -> list[str]:
     finished = table[table["seeds"] > 0]
     if finished.empty:
         return _failures(table)
-    seeds, prompts = int(finished["seeds"].max()), int(finished["prompts"].max())
-    plural = "s" if seeds > 1 else ""
-    lines = [
-        f"± is half a 95% bootstrap interval over {seeds} seed{plural} and {prompts} prompts "
-        "nested in each.",
-        "Rank: 1 + the number of rows whose interval of gold (else of reward) lies wholly above.",
-    ]
+    seeds = int(finished["seeds"].max())
+    lines = [_interval_note(finished, _count(seeds, "seed")), _rank_note(finished)]
     if seeds == 1:
         lines.append(
             "One seed: the intervals know nothing of how training varies from run to run, so "
             "this table cannot rank algorithms."
         )
-    if "kl_estimate" in table and table["kl_estimate"].notna().any():
+    if any("~" in cell for cells in cells_of(finished, shown_columns(finished)) for cell in cells):
         lines.append("~ is the agent's own estimate: no policy scores its samples.")
     return [*lines, *_differences(finished), *_failures(table)]
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _interval_note(finished: pd.DataFrame, seeds: str) -> str:
+    if (finished["task"] == ALL_TASKS).any():
+        tasks = _count(int(finished["tasks"].max()), "task")
+        return (
+            f"Regret is the interquartile mean over {seeds} of {tasks}, ± half a 95% bootstrap "
+            "interval over seeds within each task."
+        )
+    prompts = _count(int(finished["prompts"].max()), "prompt")
+    return f"± is half a 95% bootstrap interval over {seeds} and {prompts} nested in each."
+
+
+def _rank_note(finished: pd.DataFrame) -> str:
+    by = order(finished)
+    if by is None:
+        return "Nothing to rank by."
+    score, more_is_better = by
+    side = "above" if more_is_better else "below"
+    return f"Rank: 1 + the number of rows whose interval of {score} lies wholly {side}."
+
+
 def _differences(finished: pd.DataFrame) -> list[str]:
     """Returns a warning for each setting that should be equal in all rows and is not."""
-    found = ((name, sorted(finished[name].unique())) for name in SETTINGS)
+    found = ((n, sorted(finished[n].dropna().unique())) for n in SETTINGS if n in finished)
     return [
         f"Not a fair comparison: rows differ in {name}: {', '.join(map(str, values))}."
         for name, values in found
@@ -136,9 +172,10 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         shown.add_column("rank", justify="right")
         shown.add_column("agent", overflow="fold")
         for column in columns:
-            shown.add_column(column.title, justify="right", no_wrap=True)
-        for cells in cells_of(group, columns):
-            shown.add_row(*cells)
+            shown.add_column(column.title, justify="right")
+        for rank, agent, *numbers in cells_of(group, columns):
+            # Titles may fold, numbers may not: their spaces do not break.
+            shown.add_row(rank, agent, *(text.replace(" ", "\u00a0") for text in numbers))
         console.print(shown)
         for line in notes(group):
             console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from textgym.benchmarks.cell import Cell, cells, sweep
+from textgym.benchmarks.cell import Cell, Pretrained, cells, sweep
+from textgym.benchmarks.exact import REGRET
 from textgym.benchmarks.experiment import Outcome, prepare_reference, run_cell
 from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.suite import Suite
@@ -28,7 +29,11 @@ Execute = Callable[[Job, list[Cell]], Iterator[tuple[Cell, Callable[[], Any]]]]
 
 
 def run_suite(
-    suite: Suite, bench: Workbench, fingerprint: str, jobs: int, console: Console
+    suite: Suite,
+    bench: Workbench,
+    models: Mapping[str, Pretrained],
+    jobs: int,
+    console: Console,
 ) -> list[Outcome]:
     """Runs the cells that the results folder does not hold; returns an outcome for each.
 
@@ -38,7 +43,7 @@ def run_suite(
     Args:
         suite: what to run.
         bench: knows the results folder; runs the cells itself where `jobs` is 1.
-        fingerprint: of the pretrained model's weights.
+        models: what the cells of each task (by its label) start from.
         jobs: processes, of one torch thread each.
         console: where progress goes.
 
@@ -46,7 +51,7 @@ def run_suite(
         TextGymError: a reference that could not be made.
         KeyboardInterrupt: Ctrl-C; finished cells are kept, nothing is half-written.
     """
-    every = cells(suite, fingerprint)
+    every = cells(suite, models)
     todo = [cell for cell in every if not cell.is_finished(bench.out)]
     if len(todo) < len(every):
         console.print(f"{len(every) - len(todo)} of {len(every)} cells were finished before")
@@ -73,6 +78,13 @@ def outcome_line(outcome: Outcome) -> str:
     if outcome.error:
         return f"FAILED {outcome.cell}: {outcome.error}"
     shown = {"reward": "reward", "gold": "gold", "KL": "kl_seq", "diversity loss": HEADLINE_LOSS}
+    if REGRET in outcome.metrics:
+        shown = {
+            "regret": REGRET,
+            "reward": "reward",
+            "KL": "kl_seq",
+            "entropy kept": "entropy_kept",
+        }
     values = {label: outcome.metrics.get(name, {}).get("value") for label, name in shown.items()}
     numbers = [f"{k} {'-' if v is None else format(v, '.3f'):>6}" for k, v in values.items()]
     return "  ".join([f"{outcome.cell:<40}", *numbers, f"{outcome.seconds:.0f} s"])

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import tomllib
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -45,17 +46,22 @@ class Evaluation:
         prompts: how many prompts of the split are asked; all of it when it has fewer.
         samples_per_prompt: K; None takes the task's own `eval_samples_per_prompt`.
         split: which split the prompts come from.
+        frontier_samples: M, further samples of the reference for every prompt, from which the best
+            reward that is reachable at each KL is estimated, up to log M nats; 0 leaves it out.
     """
 
     prompts: int = 64
     samples_per_prompt: int | None = None
     split: str = "test"
+    frontier_samples: int = 64
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
             raise ConfigError(f"evaluation prompts must be >= 1, got {self.prompts}")
         if self.samples_per_prompt is not None and self.samples_per_prompt < 1:
             raise ConfigError(f"samples_per_prompt must be >= 1, got {self.samples_per_prompt}")
+        if self.frontier_samples < 0:
+            raise ConfigError(f"frontier_samples must be >= 0, got {self.frontier_samples}")
 
 
 @dataclass(frozen=True)
@@ -164,20 +170,34 @@ def parse_spec(text: str) -> Spec:
     return Spec(name.strip(), options)
 
 
-def split_specs(text: str) -> list[str]:
+def split_specs(text: str, labels: Collection[str] = ()) -> list[str]:
     """Returns the specs of a comma-separated list, whose options may hold commas too.
+
+    Args:
+        text: the list.
+        labels: names that may hold commas and are kept whole.
 
     >>> split_specs("ppo@lr=1e-3,epochs=2,best_of_n@n=16,sft")
     ['ppo@lr=1e-3,epochs=2', 'best_of_n@n=16', 'sft']
+    >>> split_specs("sft, cold,ppo", labels=["sft, cold"])
+    ['sft, cold', 'ppo']
     """
     specs: list[str] = []
-    for part in text.split(","):
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    while parts:
+        joined = [", ".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        label = next((name for name in joined if name in labels), None)
+        if label is not None:
+            specs.append(label)
+            del parts[: label.count(", ") + 1]
+            continue
+        part = parts.pop(0)
         option = "=" in part and "@" not in part
         if option and specs and "@" in specs[-1]:
             specs[-1] += f",{part}"
         else:
             specs.append(part)
-    return [spec.strip() for spec in specs if spec.strip()]
+    return specs
 
 
 def choose(text: str, known: tuple[Spec, ...]) -> tuple[Spec, ...]:
@@ -187,7 +207,7 @@ def choose(text: str, known: tuple[Spec, ...]) -> tuple[Spec, ...]:
     {'lr': 0.1}
     """
     by_label = {spec.label: spec for spec in known}
-    return tuple(by_label.get(part) or parse_spec(part) for part in split_specs(text))
+    return tuple(by_label.get(part) or parse_spec(part) for part in split_specs(text, by_label))
 
 
 def with_data(tasks: tuple[Spec, ...], data: list[str]) -> tuple[Spec, ...]:

@@ -13,19 +13,23 @@ import pandas as pd
 from textgym.agents import AGENTS
 from textgym.agents.base import Agent, Setup, make_config
 from textgym.benchmarks.cell import RESULT, Cell, read_json, whole_directory, write_json
-from textgym.benchmarks.measure import Baseline, measure
+from textgym.benchmarks.measure import Baseline, measure, token_lists
+from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.recording import Curve
 from textgym.benchmarks.suite import Evaluation, Spec, folder_name
 from textgym.errors import DataError, PluginError
 from textgym.models.policy import Policy, load_policy
-from textgym.rollout import rollout
+from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.tasks import TASKS, load_task
 from textgym.tasks.base import Task
+from textgym.tasks.oracle.base import OracleTask
 from textgym.types import Budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+POOL = "pool.parquet"
 
 SFT_SEED = 0
 """The reference is trained with this seed, whatever the cell's: it is part of the question."""
@@ -73,6 +77,25 @@ def samples_per_prompt(task: Task, evaluation: Evaluation) -> int:
     return evaluation.samples_per_prompt or task.eval_samples_per_prompt
 
 
+def reference_pool(
+    reference: Policy, task: Task, rows: Dataset, samples_per_prompt: int, streams: Streams
+) -> ReferencePool:
+    """Returns scored samples of the reference, M for every row."""
+    samples = rollout(
+        reference,
+        task,
+        rows,
+        samples_per_prompt=samples_per_prompt,
+        generator=streams.torch("reference-frontier"),
+    )
+    rewards = score(samples, task).rewards
+    assert rewards is not None, "score() sets them"
+    return ReferencePool(
+        rewards.double().numpy().reshape(len(rows), -1),
+        token_lists(samples.completions, reference),
+    )
+
+
 class Workbench:
     """Makes tasks, policies and references once and hands them out.
 
@@ -101,6 +124,11 @@ class Workbench:
             self._policies[name_or_path] = load_policy(name_or_path).freeze()
         return self._policies[name_or_path]
 
+    def pretrained(self, cell: Cell) -> Policy:
+        """Returns what the cell starts from: the task's own language model, or the suite's."""
+        own = self.task(cell.task, cell.model).language_model()
+        return self.policy(cell.model if own is None else str(own))
+
     def reference_folder(self, cell: Cell) -> Path:
         """Returns where the cell's reference and its samples are kept."""
         decides = (cell.task.name, cell.task.options, cell.model, cell.fingerprint)
@@ -111,10 +139,10 @@ class Workbench:
     def reference(self, cell: Cell) -> Policy:
         """Returns the reference policy: fine-tuned and saved on first use, then loaded."""
         if cell.reference == "pretrained":
-            return self.policy(cell.model)
+            return self.pretrained(cell)
         folder = self.reference_folder(cell) / "policy"
         if not folder.is_dir():
-            pretrained = self.policy(cell.model)
+            pretrained = self.pretrained(cell)
             agent = make_agent(Spec("sft", cell.sft))
             curve = Curve()
             agent.train(
@@ -137,24 +165,31 @@ class Workbench:
         return self.policy(str(folder))
 
     def baseline(self, cell: Cell) -> Baseline:
-        """Returns the reference's diversity on the cell's prompts, measured once per seed.
+        """Returns what agents are held against on the cell's prompts, measured once per seed.
 
-        Its samples come from their own stream, so that the `reference` agent's diversity loss is
-        a control: the interval must hold zero.
+        The reference's diversity, and where responses cannot be enumerated a pool of samples for
+        the reachable frontier. They come from streams of their own, so that the `reference`
+        agent's diversity loss is a control: the interval must hold zero.
         """
         task, reference, e = self.task(cell.task, cell.model), self.reference(cell), cell.evaluation
         k = samples_per_prompt(task, e)
-        name = f"seed-{cell.seed}-{e.split}-{e.prompts}x{k}"
+        m = 0 if isinstance(task, OracleTask) else e.frontier_samples
+        name = f"seed-{cell.seed}-{e.split}-{e.prompts}x{k}+{m}"
         folder = self.reference_folder(cell) / name
         if not folder.is_dir():
-            rows = evaluation_rows(task, e, cell.seed)
-            generator = Streams(cell.seed).torch("reference-evaluation")
+            rows, streams = evaluation_rows(task, e, cell.seed), Streams(cell.seed)
+            generator = streams.torch("reference-evaluation")
             samples = rollout(reference, task, rows, samples_per_prompt=k, generator=generator)
             measured = measure(samples, task, reference, reference).baseline()
+            pool = reference_pool(reference, task, rows, m, streams) if m else None
             with whole_directory(folder) as temporary:
                 measured.prompts.to_parquet(temporary / "prompts.parquet", index=False)
+                if pool is not None:
+                    pool.save(temporary / POOL)
                 write_json(
                     temporary / RESULT,
                     {"across": measured.across, "common_length": measured.common_length},
                 )
-        return Baseline(pd.read_parquet(folder / "prompts.parquet"), **read_json(folder / RESULT))
+        pool = ReferencePool.load(folder / POOL) if (folder / POOL).is_file() else None
+        prompts = pd.read_parquet(folder / "prompts.parquet")
+        return Baseline(prompts, pool=pool, **read_json(folder / RESULT))

@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Idle workers of one process must not take the cores from another's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The oracle tasks' language models are fitted once, not once per worker and run.
+os.environ.setdefault("TEXTGYM_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "textgym"))
 
 import pytest
 import torch

@@ -115,7 +115,7 @@ def step_rollout(
         raise ConfigError(f"expected an environment of {batch} rows, got {env.num_envs}")
     uniforms = draw_uniforms(rows, samples_per_prompt, limit, generator)
     prompt_ids, prompt_mask = _encode(policy, token_task, rows, limit)
-    options = {name: _repeat(rows[name], samples_per_prompt) for name in rows.column_names}
+    options = {name: _repeat(values, samples_per_prompt) for name, values in rows[:].items()}
     observation, _ = env.reset(seed=0, options=options)
     sampled = Sampled.empty(batch, limit, policy.pad_token_id)
     rewards = torch.zeros(batch)
@@ -215,7 +215,7 @@ def _require_rows(rows: Dataset, samples_per_prompt: int, limit: int) -> None:
 
 def _encode(policy: Policy, limits: Any, rows: Dataset, limit: int) -> tuple[Tensor, Tensor]:
     """Returns the prompts' ids and mask [N, P], sure to fit the window with their responses."""
-    ids, mask = encode_prompts(policy.tokenizer, list(rows["prompt"]), limits.max_prompt_tokens)
+    ids, mask = encode_prompts(policy.tokenizer, rows[:]["prompt"], limits.max_prompt_tokens)
     if ids.shape[1] + limit > policy.max_length:
         raise PromptTooLongError(
             f"a prompt of {ids.shape[1]} tokens and a response of {limit} exceed the window of "
@@ -240,13 +240,10 @@ def _as_rollout(
     """Puts prompts [N, P] and responses [B, T] together, cut to the longest response."""
     width = int(sampled.mask.sum(1).max())
     ids, mask = sampled.ids[:, :width], sampled.mask[:, :width]
-    columns: Columns = {
-        name: _repeat(rows[name], samples_per_prompt)
-        for name in rows.column_names
-        if name != "prompt"
-    }
+    # One slice decodes whole columns; a data set's own column decodes row by row.
+    columns: Columns = {name: _repeat(v, samples_per_prompt) for name, v in rows[:].items()}
     return Rollout(
-        prompts=_repeat(rows["prompt"], samples_per_prompt),
+        prompts=columns.pop("prompt"),
         completions=decode_responses(policy.tokenizer, ids, mask),
         columns=columns,
         samples_per_prompt=samples_per_prompt,

@@ -3,12 +3,13 @@
 import math
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
 from textgym.agents import AGENTS
-from textgym.agents.base import Setup, make_config, prompt_batches
+from textgym.agents.base import Setup, enumerated, make_config, prompt_batches
 from textgym.agents.best_of_n import BestOfN
 from textgym.agents.ppo import PPO, PPOConfig
 from textgym.agents.reference import Human, Reference
@@ -16,11 +17,12 @@ from textgym.agents.reinforce import Reinforce, ReinforceConfig
 from textgym.agents.sft import SFT, SFTConfig
 from textgym.errors import BudgetError, ConfigError, DataError, RewardError, TrainingError
 from textgym.functional import best_of_n_kl
-from textgym.models.policy import Policy
+from textgym.models.policy import Policy, load_policy
 from textgym.models.pretrain import PretrainConfig, make_llama
 from textgym.models.tokenize import train_tokenizer
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
+from textgym.tasks import load_task
 from textgym.tasks.base import Task
 from textgym.types import Budget
 
@@ -61,20 +63,24 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def pretrained():
+def make_pretrained():
     texts = [f"say {x}: {y}" for x in LETTERS for y in LETTERS]
     tokenizer = train_tokenizer(texts, 280)
     config = PretrainConfig(width=32, layers=2, heads=2, kv_heads=2, intermediate=64, context=32)
     return Policy(make_llama(config, tokenizer), tokenizer, "pretrained")
 
 
-@pytest.fixture(scope="module")
-def reference(pretrained):
+def make_reference():
+    pretrained = make_pretrained()
     setup, _ = make_setup(pretrained, pretrained, budget=0)
     agent = SFT(SFTConfig(steps=300, batch_size=20, lr=3e-3))
     agent.train(setup)
     return agent.policy.freeze()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return make_reference()
 
 
 def make_setup(policy, reference, budget, seed=0):
@@ -173,8 +179,6 @@ def test_repeats_for_a_seed_and_leaves_the_reference_alone(name, reference):
 
 @pytest.mark.parametrize("name", ["reinforce", "ppo"])
 def test_a_saved_policy_samples_the_same(name, reference, tmp_path):
-    from textgym.models.policy import load_policy
-
     setup, _ = make_setup(reference, reference, budget=64)
     agent = type(FAST[name])(FAST[name].config)
     agent.train(setup)
@@ -283,6 +287,43 @@ def test_best_of_n_takes_the_best_of_each_disjoint_group(reference, monkeypatch)
     assert samples.completions == [pool.completions[1], pool.completions[3]]
 
 
+@pytest.mark.parametrize(("name", "n"), [("credit", 3), ("known-frontier", 8), ("noisy-reward", 8)])
+def test_best_of_n_knows_its_own_distribution(name, n):
+    task = load_task(name)
+    policy = load_policy(task.language_model()).freeze()
+    agent = BestOfN(make_config(BestOfN.config_class, {"n": n}))
+    agent.train(Setup(task, policy, policy, Budget(0), Streams(0), lambda *_: None))
+    rows, k = task.prompts("test").select([0]), 4000
+    samples = agent.sample(rows, k, torch.Generator().manual_seed(0))
+    found = np.bincount([task.texts.index(text) for text in samples.completions])
+    found = np.pad(found, (0, len(task.texts) - len(found))) / k
+    expected = agent.distribution(task, rows["prompt"][:])
+    assert expected.shape == (1, len(task.texts))
+    assert expected.sum() == pytest.approx(1)
+    error = np.sqrt(expected[0] * (1 - expected[0]) / k)
+    assert (np.abs(found - expected[0]) <= 4 * error + 1 / k).all()
+    # It is far from the reference's.
+    assert np.abs(found - enumerated(policy, task, rows["prompt"][:])[0]).max() > 0.05
+
+
+def test_a_policy_knows_its_own_distribution_as_it_samples():
+    task = load_task("known-frontier")
+    policy = load_policy(task.language_model()).freeze()
+    agent = Reference(make_config(Reference.config_class, {"temperature": 0.5, "top_k": 3}))
+    assert agent.distribution(task, task.asked) is None
+    agent.train(Setup(task, policy, policy, Budget(0), Streams(0), lambda *_: None))
+    samples = agent.sample(task.prompts("test"), 2000, torch.Generator().manual_seed(0))
+    expected = agent.distribution(task, task.asked)
+    found = np.zeros(expected.shape)
+    for prompt, text in zip(samples.prompts, samples.completions, strict=True):
+        found[task.asked.index(prompt), task.texts.index(text)] += 1 / 2000
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected / 2000) + 1 / 2000).all()
+    assert (expected == 0).sum() > 0, "top_k cuts"
+    human = Human()
+    human.train(Setup(task, policy, policy, Budget(0), Streams(0), lambda *_: None))
+    assert human.distribution(task, task.asked) is None
+
+
 def test_a_cold_reference_is_sharper_and_says_so(reference):
     setup, _ = make_setup(reference, reference, budget=0)
     agent = Reference(make_config(Reference.config_class, {"temperature": 0.1}))
@@ -306,8 +347,6 @@ def test_human_texts_are_given_as_they_are(reference):
 
 
 def test_prompt_batches_go_through_all_rows_before_any_repeats():
-    import numpy as np
-
     rows = Dataset.from_dict({"prompt": list("abcde")})
     batches = prompt_batches(rows, 2, np.random.default_rng(0))
     seen = [prompt for _ in range(5) for prompt in next(batches)["prompt"]]
@@ -319,7 +358,7 @@ def test_prompt_batches_go_through_all_rows_before_any_repeats():
     [
         ("best_of_n", {"n": 0}, "n must be >= 1, got 0"),
         ("reinforce", {"kl_coef": -0.1}, "kl_coef must be >= 0, got -0.1"),
-        ("reinforce", {"baseline": "bach"}, "baseline must be one of batch, moving, none"),
+        ("reinforce", {"baseline": "bach"}, "unknown baseline 'bach'; did you mean 'batch'"),
         ("ppo", {"kl_coef": -1}, "kl_coef must be >= 0, got -1"),
         ("ppo", {"clip": 0}, "clip must be > 0"),
         ("ppo", {"kl_cof": 0.1}, "unknown option 'kl_cof'; did you mean 'kl_coef'"),
@@ -336,8 +375,9 @@ def test_settings_outside_their_domain_are_refused(name, options, message):
 def test_every_agent_has_a_frozen_documented_config(name):
     agent_class = AGENTS.load(name)
     config = agent_class.config_class()
+    documented = " ".join(c.__doc__ for c in agent_class.config_class.__mro__[:-1])
     for field in config.__dataclass_fields__:
-        assert f"{field}:" in agent_class.config_class.__doc__
+        assert f"{field}:" in documented
         with pytest.raises(FrozenInstanceError):
             setattr(config, field, 1)
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from textgym.benchmarks.cell import (
+    OWN_MODEL,
     Cell,
     require_writable,
     sweep,
@@ -40,7 +41,9 @@ def test_a_cell_is_finished_only_with_the_same_config(tmp_path):
     write_cell(tmp_path / CELL.name, {"config": CELL.config}, {"curve": pd.DataFrame({"x": [1]})})
     assert CELL.is_finished(tmp_path)
     assert files(tmp_path / CELL.name) == ["curve.parquet", "result.json"]
-    for change in ({"budget": 9}, {"fingerprint": "abd"}, {"evaluation": Evaluation(prompts=1)}):
+    changes = [{"budget": 9}, {"fingerprint": "abd"}, {"model": OWN_MODEL}]
+    changes += [{"evaluation": e} for e in (Evaluation(prompts=1), Evaluation(frontier_samples=0))]
+    for change in changes:
         assert not dataclasses.replace(CELL, **change).is_finished(tmp_path)
 
 

@@ -132,6 +132,37 @@ def test_failed_cells_are_recorded_and_the_others_go_on(bench, plugin, tmp_path)
     assert (cells / "Nudge" / "seed-0" / "result.json").is_file()
 
 
+def test_an_oracle_task_runs_from_the_command_line(bench, tmp_path):
+    """It brings its own language model, so that the one given, if any, decides nothing."""
+    given = ("--suite", "oracle", "--tasks", "two-modes")
+    code, out, error = bench(*given, agents="reference,best_of_n@n=4")
+    assert (code, error) == (0, "")
+    assert "regret (nats)" in out.replace("\n", " ")
+    assert "One seed" in out
+    text = (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
+    title, _, first, second = text.splitlines()[2:6]
+    assert title.startswith("| rank | agent | regret (nats) | reward | KL (nats) | entropy kept |")
+    assert first.startswith("| 1 | reference | ")
+    assert second.startswith("| 2 | best_of_n@n=4 | ")
+    code, out, _ = bench(*given, "--model", "tiny", agents="reference,best_of_n@n=4")
+    assert code == 0
+    assert "2 of 2 cells were finished before" in out
+
+
+def test_options_of_an_oracle_task(bench):
+    assert "got 17" in bench.fails("--tasks", "known-frontier@vocabulary=17")
+    assert "more than the 65536" in bench.fails("--tasks", "known-frontier@vocabulary=9,horizon=8")
+    assert "did you mean 'perfect'" in bench.fails("--tasks", "tic-tac-toe@opponent=perfekt")
+
+
+def test_a_misspelt_option_of_a_task(bench):
+    assert "did you mean 'right'" in bench.fails("--tasks", "two-modes@rigth=0.6")
+
+
+def test_data_for_a_task_that_takes_none(bench):
+    assert "unknown option 'data'" in bench.fails("--tasks", "two-modes", "--data", "org/set")
+
+
 def test_list_is_json_on_request(run):
     code, out, _ = run("list", "agents", "--json")
     assert code == 0

@@ -146,7 +146,119 @@ def test_csv_holds_every_column_and_the_terminal_every_row(results):
     console = Console(file=io.StringIO(), width=140)
     print_table(table, console)
     shown = console.file.getvalue()
-    assert all(agent in shown for agent in ("ppo", "sft", "best_of_n", "0.900 ± 0.000"))
+    # Numbers are kept on one line by spaces that do not break.
+    assert all(text in shown for text in ("ppo", "sft", "best_of_n", "0.900\xa0±\xa00.000"))
+
+
+REGRETS = {
+    # Task -> agent -> seed -> prompt.
+    "one": {"good": [[0.0, 2.0], [3.0, 3.0]], "bad": [[5.0, 7.0], [6.0, 6.0]]},
+    "two": {"good": [[2.0], [10.0]], "bad": [[6.0], [6.0]]},
+}
+
+
+def store_regrets(out, regrets):
+    for task, agents in regrets.items():
+        for agent, seeds in agents.items():
+            for seed, regret in enumerate(seeds):
+                store(
+                    out,
+                    make_cell(agent, seed, task=Spec(task), model="the task's own"),
+                    gold=[9.0 - r for r in regret],
+                    regret=regret,
+                    entropy_kept=[0.5] * len(regret),
+                )
+
+
+def test_regret_ranks_and_less_is_better(tmp_path):
+    store_regrets(tmp_path, {"one": REGRETS["one"]})
+    # The reward would have put the other first.
+    store(tmp_path, make_cell("rich", task=Spec("one")), gold=[99.0] * 2, regret=[8.0, 8.0])
+    table = build(read_entries(tmp_path))
+    assert table["agent"].tolist() == ["good", "bad", "rich"]
+    assert table["rank"].tolist() == [1, 2, 3]
+    assert table["regret"].tolist() == [2, 6, 8]
+    text = markdown(table)
+    assert "| rank | agent | regret (nats) | reward | gold | entropy kept |" in text
+    assert "Rank: 1 + the number of rows whose interval of regret lies wholly below." in text
+    assert "| 50.0% ± 0.0 |" in text
+    # One task has nothing to sum up.
+    assert table["task"].unique().tolist() == ["one"]
+
+
+def test_all_tasks_are_summed_up_by_hand(tmp_path):
+    store_regrets(tmp_path, REGRETS)
+    store(tmp_path, make_cell("no regret"), gold=[0.5, 0.5])
+    table = build(read_entries(tmp_path))
+    assert set(table["task"]) == {"one", "two", "summarize", "all tasks"}
+    summed = table[table["task"] == "all tasks"]
+    assert summed["agent"].tolist() == ["good", "bad"]
+    # Seeds by tasks: 1, 2 and 3, 10. The middle half is 2, 3, the plain mean 4.
+    good, bad = summed.to_dict("records")
+    assert (good["regret"], good["regret_mean"]) == (2.5, 4)
+    # Resampled within each task: 1 or 3 twice, 2 or 10 twice; the middle of four.
+    assert (good["regret_low"], good["regret_high"]) == (1.5, 6.5)
+    assert (bad["regret"], bad["regret_low"], bad["regret_high"]) == (6, 6, 6)
+    assert (good["tasks"], good["seeds"], good["failed_seeds"]) == (2, 2, 0)
+    # Their intervals overlap.
+    assert (good["rank"], bad["rank"]) == (1, 1)
+    lines = markdown(summed).splitlines()
+    assert lines[0] == "### all tasks"
+    assert lines[2] == "| rank | agent | regret (nats) | mean regret |"
+    assert lines[4] == "| 1 | good | 2.500 ± 2.500 | 4.000 |"
+    assert (
+        "Regret is the interquartile mean over 2 seeds of 2 tasks, ± half a 95% bootstrap "
+        "interval over seeds within each task.  " in lines
+    )
+
+
+def test_an_agent_that_lacks_a_task_or_a_seed_has_a_hole_in_the_sum(tmp_path):
+    store_regrets(tmp_path, REGRETS)
+    partial = {"one": {"partial": [[1.0, 1.0]] * 2, "short": [[1.0, 1.0]] * 2}}
+    store_regrets(tmp_path, {**partial, "two": {"short": [[1.0]]}})
+    summed = build(read_entries(tmp_path)).query("task == 'all tasks'").set_index("agent")
+    assert pd.isna(summed.loc[["partial", "short"], "regret"]).all()
+    assert pd.isna(summed.loc[["partial", "short"], "rank"]).all()
+    assert summed.loc["good", "rank"] == 1
+    text = markdown(summed.reset_index())
+    assert "| – | partial † | failed | failed |" in text
+    assert "† partial: seeds are missing on two" in text
+    assert "† short: seeds are missing on two" in text
+
+
+def test_an_estimate_is_explained_where_one_is_shown(results):
+    note = "~ is the agent's own estimate"
+    assert note in markdown(build(read_entries(results)))
+    exact = results / "exact"
+    cell = make_cell("best_of_n", task=Spec("one"))
+    store(exact, cell, gold=[0.5], regret=[1.0], kl_seq=[0.4], metrics={"kl_estimate": 0.5})
+    text = markdown(build(read_entries(exact)))
+    assert "0.40" in text
+    assert "~" not in text
+
+
+def test_the_frontier_is_shown_where_it_is_known(results):
+    columns = {
+        "reward": [0.5, 0.9],
+        "frontier/reward": [0.8, 1.0],
+        "frontier/reference_reward": [0.4, 0.6],
+        "diversity/ead": [0.4, 0.4],
+        "reference/ead": [0.7, 0.9],
+        "frontier/ead": [0.5, 0.7],
+    }
+    for seed in (0, 1):
+        cell = make_cell("frontier", seed)
+        store(results, cell, gold=[0.9, 0.9])
+        path = results / cell.name / "prompts.parquet"
+        pd.read_parquet(path).assign(**columns).to_parquet(path)
+    text = markdown(build(read_entries(results)))
+    title = next(line for line in text.splitlines() if line.startswith("| rank"))
+    assert "| diversity loss | frontier efficiency | loss beyond optimum's |" in title
+    lines = {row.split(" | ")[1]: row for row in text.splitlines() if row.startswith("| ")}
+    # 0.2 of 0.4, and 0.2 of 0.8 beyond what the optimum gives up.
+    assert "| 50.0% ± " in lines["frontier"]
+    assert "| 25.0% ± " in lines["frontier"]
+    assert lines["ppo"].endswith("| – | – |")
 
 
 def test_folders_without_results(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from plugins import Letters
 
-from textgym.benchmarks.measure import DIVERSITY, LOSS, REFERENCE, intervals, measure
+from textgym.benchmarks.measure import BASELINE, DIVERSITY, LOSS, intervals, measure
+from textgym.benchmarks.reachable import ReferencePool
 from textgym.errors import RewardError
 from textgym.types import Rollout, Sampling
 
@@ -124,7 +125,7 @@ def test_diversity_is_cut_to_the_common_length_and_paired():
     )
     # aa, aa: 1 of 2 bigrams. ab, aa: 2 of 2.
     assert agent.prompts[DIVERSITY + "distinct_2"].tolist() == [0.5, 1]
-    assert agent.prompts[REFERENCE + "distinct_2"].tolist() == [1, 0.5]
+    assert agent.prompts[BASELINE + "distinct_2"].tolist() == [1, 0.5]
     assert value(agent, LOSS + "distinct_2") == 0
     # Across: {aa, ab}, {aa, aa} against {ab, ab}, {ba, ab}: means 3/4 and 3/4.
     assert value(agent, "across/distinct_2") == 0.75
@@ -147,6 +148,52 @@ def test_without_a_policy_there_is_no_kl_but_the_agents_estimates():
     assert "policy_logprobs" not in measured.samples
 
 
+def pooled(reward):
+    """A baseline whose pool has four samples per prompt, of texts a, b, ab and ba."""
+    reference = measure(responses(["ab", "ba", "ab", "ba"], 2), Letters(), UNIFORM, UNIFORM)
+    ids = [[1], [2], [1, 2], [2, 1]] * 2
+    return reference.baseline(ReferencePool(np.array([reward] * 2), ids))
+
+
+def test_the_frontier_is_taken_at_the_kl_that_was_measured():
+    # KL is 0.0589 a token, here 2 tokens a response: 0.118 nats, where tilting fair 0s and 1s
+    # to odds q : 1 - q has log 2 - H(q) = 0.118, so that q = 0.737.
+    drawn = responses(["a", "b", "a", "b"], 2)
+    measured = measure(drawn, Letters(), SKEWED, UNIFORM, baseline=pooled([0.0, 0, 1, 1]))
+    spent = value(measured, "kl_seq")
+    assert spent == pytest.approx(2 * KL, abs=1e-6)
+    q = measured.prompts["frontier/reward"].to_numpy()
+    assert (math.log(2) + q * np.log(q) + (1 - q) * np.log(1 - q)) == pytest.approx([spent] * 2)
+    assert measured.prompts["frontier/reference_reward"].tolist() == [0.5, 0.5]
+    # The rewards of a and b are 1 and 0: nothing is gained on the reference's 1/2.
+    assert value(measured, "frontier_efficiency") == pytest.approx(0)
+    assert "frontier/ead" in measured.prompts
+    assert "loss_beyond_optimum/ead" in measured.metrics
+    # A mean of numbers at one KL is no metric of its own.
+    assert not [name for name in measured.metrics if name.startswith("frontier/")]
+
+
+def test_without_a_policy_the_agents_estimate_says_where_the_frontier_is_read():
+    drawn, baseline = responses(["ab", "ba"] * 2, 2), pooled([0.0, 0, 1, 1])
+    estimates = {"kl_estimate": math.log(2), "kl_bound": 9.0}
+    measured = measure(drawn, Letters(), None, UNIFORM, baseline=baseline, kl_estimates=estimates)
+    assert measured.prompts["frontier/reward"].tolist() == pytest.approx([1, 1], abs=1e-6)
+    silent = measure(drawn, Letters(), None, UNIFORM, baseline=baseline)
+    assert not [name for name in silent.prompts if name.startswith("frontier/")]
+    # The reference spends nothing.
+    still = measure(drawn, Letters(), UNIFORM, UNIFORM, baseline=baseline)
+    assert not [name for name in still.prompts if name.startswith("frontier/")]
+
+
+def test_what_was_enumerated_takes_the_place_of_what_was_sampled():
+    exact = {"kl_seq": np.array([0.25, 0.75]), "regret": np.array([1.0, 3.0])}
+    drawn = responses(["a", "ab", "bb", ""], 2)
+    measured = measure(drawn, Letters(), SKEWED, UNIFORM, exact=exact)
+    assert value(measured, "kl_seq") == 0.5
+    assert value(measured, "regret") == 2
+    assert value(measured, "kl_token") == pytest.approx(KL, abs=1e-6)
+
+
 @pytest.mark.parametrize(("broken", "says"), [("nan", "returned nan"), ("short", "1 values for 2")])
 def test_broken_rewards_are_typed_errors(broken, says):
     with pytest.raises(RewardError, match=says):
@@ -156,8 +203,8 @@ def test_broken_rewards_are_typed_errors(broken, says):
 def test_intervals_pair_each_seed_with_its_reference():
     name = "ead"
     seeds = [
-        pd.DataFrame({DIVERSITY + name: [0.5, 1.0], REFERENCE + name: [1.0, 2.0]}),
-        pd.DataFrame({DIVERSITY + name: [2.0], REFERENCE + name: [4.0]}),
+        pd.DataFrame({DIVERSITY + name: [0.5, 1.0], BASELINE + name: [1.0, 2.0]}),
+        pd.DataFrame({DIVERSITY + name: [2.0], BASELINE + name: [4.0]}),
     ]
     found = intervals(seeds)
     assert found[DIVERSITY + name].estimate == pytest.approx(3.5 / 3)

@@ -3,20 +3,25 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from textgym.benchmarks.cell import OWN_MODEL
 from textgym.benchmarks.preflight import preflight
+from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.runner import run_suite
 from textgym.benchmarks.suite import Evaluation, Spec, Suite
 from textgym.benchmarks.workbench import Workbench
+from textgym.tasks.cache import cache_root
 
 
 @pytest.fixture
@@ -123,6 +128,100 @@ def test_metrics_depend_on_the_seed_and_not_on_the_processes(suite, tmp_path):
 
 def results_of(out, seed):
     return json.loads((out / f"letters/nudge/seed-{seed}/result.json").read_text())["metrics"]
+
+
+def test_cells_are_held_against_what_was_reachable(suite, tmp_path):
+    agents = (suite.agents[2], suite.agents[3], suite.agents[4])
+    wide = dataclasses.replace(suite, agents=agents, evaluation=Evaluation(5, 3, "test", 32))
+    run(wide, tmp_path / "wide")
+    found = results(tmp_path / "wide")
+    nudge = found["nudge"]["metrics"]
+    assert 0.01 < nudge["kl_seq"]["value"] < math.log(32 / 3), "else this shows nothing"
+    prompts = pd.read_parquet(tmp_path / "wide/letters/nudge/seed-0/prompts.parquet")
+    assert (prompts["frontier/reward"] >= prompts["frontier/reference_reward"]).all()
+    assert nudge["frontier_efficiency"]["value"] == pytest.approx(
+        (prompts["reward"] - prompts["frontier/reference_reward"]).sum()
+        / (prompts["frontier/reward"] - prompts["frontier/reference_reward"]).sum()
+    )
+    assert "loss_beyond_optimum/ead" in nudge
+    # Best-of-n's place is where its own estimate says; the reference has not moved.
+    assert "frontier_efficiency" in found["best"]["metrics"]
+    assert "frontier_efficiency" not in found["sft"]["metrics"]
+    pools = list((tmp_path / "wide/references").glob("*/seed-0-*/pool.parquet"))
+    assert len(pools) == 1
+    assert ReferencePool.load(pools[0]).rewards.shape == (5, 32)
+
+    without = dataclasses.replace(wide, evaluation=Evaluation(5, 3, "test", 0))
+    run(without, tmp_path / "without")
+    metrics = results(tmp_path / "without")["nudge"]["metrics"]
+    assert not [name for name in metrics if "frontier" in name or "beyond" in name]
+    # Drawing the pool changes nothing else.
+    assert metrics.items() <= nudge.items()
+
+
+@pytest.fixture
+def oracle():
+    few = {"prompts_per_step": 4, "samples_per_prompt": 4, "lr": 3e-3}
+    return Suite(
+        "oracle",
+        tasks=(Spec("two-modes"), Spec("noisy-reward"), Spec("tic-tac-toe")),
+        agents=(
+            Spec("reference"),
+            Spec("best_of_n", {"n": 4}),
+            Spec("reinforce", few, "reinforce"),
+        ),
+        reference="pretrained",
+        model="no such model",
+        budget=16 * 7,
+        evaluation=Evaluation(prompts=3, samples_per_prompt=4),
+    )
+
+
+def test_oracle_cells_bring_their_own_model_and_their_exact_numbers(oracle, tmp_path):
+    outcomes, _ = run(oracle, tmp_path)
+    assert not [o.error for o in outcomes if o.error]
+    for path in tmp_path.glob("*/*/seed-0/result.json"):
+        text = path.read_text()
+        assert json.loads(text)["config"]["model"] == OWN_MODEL
+        for folder in (str(cache_root()), str(tmp_path), str(Path.home()), "no such model"):
+            assert folder not in text
+        prompts = pd.read_parquet(path.with_name("prompts.parquet"))
+        assert prompts["regret"].notna().all()
+    assert len(list(tmp_path.glob("*/*/seed-0/result.json"))) == 9
+
+    two = tmp_path / "two-modes"
+    curve = pd.read_parquet(two / "reinforce/seed-0/curve.parquet")
+    assert curve["exact/regret"].notna().tolist() == [True, *[False] * 4, True, False]
+    assert {"exact/reward", "exact/kl_seq", "exact/entropy_kept", "exact/p_a"} <= set(curve)
+    metrics = json.loads((two / "best_of_n@n=4/seed-0/result.json").read_text())["metrics"]
+    # Four draws from halves, less the silence that is never right: an A but for (0.505)^4.
+    assert metrics["p_a"]["value"] == pytest.approx(1 - 0.505**4, abs=2e-3)
+    assert metrics["regret"]["low"] == metrics["regret"]["value"] == metrics["regret"]["high"]
+    assert "frontier_efficiency" in metrics
+    games = tmp_path / "tic-tac-toe/reinforce/seed-0/result.json"
+    assert {"games/random", "games/perfect", "legal"} <= set(
+        json.loads(games.read_text())["metrics"]
+    )
+    assert not list(tmp_path.glob("references/**/pool.parquet")), "nothing is estimated"
+
+
+def test_oracle_numbers_follow_the_seed_whatever_ran_before(oracle, tmp_path):
+    run(oracle, tmp_path / "all")
+    alone = dataclasses.replace(oracle, tasks=oracle.tasks[1:2], agents=oracle.agents[2:])
+    run(alone, tmp_path / "alone")
+    run(dataclasses.replace(alone, seeds=(1,)), tmp_path / "alone")
+    cell = "noisy-reward/reinforce"
+    first, second, other = (
+        json.loads((tmp_path / path / "result.json").read_text())["metrics"]
+        for path in (f"all/{cell}/seed-0", f"alone/{cell}/seed-0", f"alone/{cell}/seed-1")
+    )
+    assert first == second
+    assert first["regret"] != other["regret"]
+    curves = [
+        pd.read_parquet(tmp_path / out / cell / "seed-0" / "curve.parquet")
+        for out in ("all", "alone")
+    ]
+    pd.testing.assert_frame_equal(*curves)
 
 
 def test_ctrl_c_keeps_finished_cells_and_leaves_no_half(plugin, model, tmp_path):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from textgym.benchmarks.cell import cells
+from textgym.benchmarks.cell import OWN_MODEL, Pretrained, cells
 from textgym.benchmarks.suite import (
     Spec,
     Suite,
@@ -14,7 +14,9 @@ from textgym.benchmarks.suite import (
     suite_names,
     with_data,
 )
+from textgym.benchmarks.workbench import make_agent
 from textgym.errors import ConfigError, UnknownNameError
+from textgym.tasks import TASKS
 
 TOML = """
 model = "m"
@@ -35,7 +37,9 @@ def test_toml_becomes_a_suite():
 
 
 def test_product_goes_seed_by_seed():
-    names = [cell.name for cell in cells(parse_suite("mine", TOML), "f")]
+    models = {"summarize": Pretrained("m", "f"), "hard": Pretrained(OWN_MODEL, "g")}
+    product = cells(parse_suite("mine", TOML), models)
+    names = [cell.name for cell in product]
     assert names[:4] == [
         "summarize/ppo@lr=0.5/seed-3",
         "summarize/sft/seed-3",
@@ -43,11 +47,25 @@ def test_product_goes_seed_by_seed():
         "hard/sft/seed-3",
     ]
     assert len(set(names)) == 8
+    # Each task's cells start from its own model.
+    assert {(cell.task.label, cell.model, cell.fingerprint) for cell in product} == {
+        ("summarize", "m", "f"),
+        ("hard", OWN_MODEL, "g"),
+    }
 
 
 @pytest.mark.parametrize("name", suite_names())
 def test_shipped_suites_load_and_say_what_they_are_for(name):
     assert load_suite(name).description
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_agent_of_a_shipped_suite_can_be_made(name):
+    suite = load_suite(name)
+    for spec in suite.agents:
+        config = make_agent(spec).config
+        assert {key: getattr(config, key) for key in spec.options} == spec.options
+    assert {spec.name for spec in suite.tasks} <= set(TASKS)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +79,10 @@ def test_shipped_suites_load_and_say_what_they_are_for(name):
         ("tasks = ['a']\nagents = ['b']\nreference = 'x'", "'sft' or 'pretrained'"),
         ("tasks = ['a']\nagents = ['b', 'b']", "two agents are called 'b'"),
         ("tasks = ['a']\nagents = ['b']\nseeds = [-1]", "seeds must be >= 0"),
+        (
+            "tasks = ['a']\nagents = ['b']\n[evaluation]\nfrontier_samples = -1",
+            "must be >= 0, got -1",
+        ),
         ("tasks = ", "not TOML"),
     ],
 )

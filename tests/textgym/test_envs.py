@@ -10,7 +10,7 @@ import torch
 from envs_support import BLEW, EOS, FELL, PAD, PROMPTS, RAIN, SHONE, SUN, WIND, WordTask
 from envs_support import word_tokenizer as make_tokenizer
 
-from textgym.envs import ENVS, register_envs
+from textgym.envs import ENVS, GAMES, register_envs
 from textgym.envs.context_window import ContextWindow
 from textgym.envs.text_env import TextEnv
 from textgym.errors import (
@@ -265,6 +265,32 @@ def test_decoding_is_that_of_rollouts():
     assert [env.token_task.decode(row) for row in ids] == expected
 
 
+def test_a_task_with_a_language_of_its_own_brings_its_tokenizer():
+    env = gymnasium.make("textgym/TwoModes-v0")
+    assert env.action_space.n == 3
+    env.reset(seed=0)
+    tokens = env.unwrapped.token_task.tokenizer.get_vocab()
+    *_, terminated, _, info = env.step(tokens["A"])
+    assert terminated
+    assert (info["response"], info["reward_terms"]) == ("A", {"task": 0.51})
+    # Another tokenizer's texts can be asked for, and are worth the least.
+    env = TextEnv("two-modes", make_tokenizer())
+    env.reset()
+    assert env.step(RAIN)[1] == 0
+
+
+def test_noise_follows_the_seed():
+    def reward(env, seed):
+        env.reset(seed=seed, options={"index": 0})
+        return env.step(env.token_task.eos_id)[1]
+
+    env = TextEnv("noisy-reward")
+    first = reward(env, 3)
+    assert reward(env, 3) == first
+    assert reward(TextEnv("noisy-reward"), 3) == first
+    assert reward(env, 4) != first
+
+
 def test_render(capsys):
     env = make_env(render_mode="ansi")
     env.reset(options={"index": 0})
@@ -290,7 +316,7 @@ def test_render(capsys):
 
 def test_registration_is_light_and_idempotent():
     register_envs()  # warnings are errors, and a second registration would warn
-    assert set(ENVS) <= set(gymnasium.registry)
+    assert {*ENVS, *GAMES} <= set(gymnasium.registry)
     code = (
         "import sys, textgym, gymnasium; assert 'textgym/Text-v0' in gymnasium.registry;"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pandas') if m in sys.modules])"

@@ -87,6 +87,50 @@ def test_diversity_loss_by_hand() -> None:
         stats.diversity_loss([1.0], [0.0], rng())
 
 
+def test_ratio_by_hand() -> None:
+    # (1 + 2 + 3) / (4 + 2 - 2), not the mean of the ratios; NaN on either side drops the pair.
+    agent, frontier = (
+        [[1.0, 2.0, 9.0], [3.0, np.nan, 7.0]],
+        [[4.0, 2.0, np.nan], [-2.0, 5.0, np.nan]],
+    )
+    assert stats.bootstrap_ratio(agent, frontier, rng()).estimate == 1.5
+    assert stats.bootstrap_ratio([[1.0, 2.0], [3.0, 6.0]], [4.0, 2.0], rng()).estimate == 1
+    assert stats.bootstrap_ratio([-6.0], [4.0], rng()) == Interval(-1.5, -1.5, -1.5)
+    with pytest.raises(
+        ValueError, match=r"numerator \[1, 2\] and denominator \[1, 1\] do not pair"
+    ):
+        stats.bootstrap_ratio([1.0, 2.0], [1.0], rng())
+    with pytest.raises(ValueError, match="sum to 0"):
+        stats.bootstrap_ratio([1.0, 5.0], [2.0, -2.0], rng())
+    with pytest.raises(ConfigError, match="resamples"):
+        stats.bootstrap_ratio([1.0], [1.0], rng(), resamples=0)
+
+
+def test_ratio_is_paired_and_nested() -> None:
+    below = rng(1).uniform(0.1, 1, size=(3, 50))
+    exact = stats.bootstrap_ratio(below / 2, below, rng())
+    assert (exact.estimate, exact.low, exact.high) == pytest.approx((0.5, 0.5, 0.5))
+    # To first order the error is that of the residuals over the mean denominator.
+    above = 0.8 * below[0] + rng(2).normal(0, 0.2, size=50)
+    found = stats.bootstrap_ratio(above, below[0], rng(), resamples=8000)
+    residuals = above - found.estimate * below[0]
+    error = residuals.std() / math.sqrt(50) / below[0].mean()
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    # All variance between two seeds: ratios 0, 1/2, 1 with chances 1/4, 1/2, 1/4.
+    seeds = np.stack([np.zeros(100), np.ones(100)])
+    assert stats.bootstrap_ratio(seeds, np.ones((1, 100)), rng()) == Interval(0.5, 0, 1)
+
+
+def test_diversity_loss_is_one_minus_the_ratio() -> None:
+    reference = rng(1).uniform(0.1, 1, size=(3, 50))
+    agent = reference * rng(2).uniform(0.2, 1, size=(3, 50))
+    loss = stats.diversity_loss(agent, reference, rng())
+    ratio = stats.bootstrap_ratio(agent, reference, rng())
+    assert (1 - loss.estimate, 1 - loss.high, 1 - loss.low) == pytest.approx(
+        (ratio.estimate, ratio.low, ratio.high)
+    )
+
+
 def test_interquartile_mean_by_hand() -> None:
     scores = np.array([[1, 100, 3, 4], [-50, 6, 5, 2]])
     # Sorted -50 1 2 3 4 5 6 100: the middle four.

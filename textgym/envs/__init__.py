@@ -10,8 +10,19 @@ ENVS: dict[str, dict[str, Any]] = {
     "textgym/Summarize-v0": {"task": "summarize"},
     "textgym/Toxicity-v0": {"task": "toxicity"},
     "textgym/Text-v0": {},
+    "textgym/Oracle-v0": {"task": "known-frontier"},
+    "textgym/TwoModes-v0": {"task": "two-modes"},
+    "textgym/NoisyReward-v0": {"task": "noisy-reward"},
+    "textgym/Credit-v0": {"task": "credit"},
+    "textgym/ManyGoodAnswers-v0": {"task": "many-good-answers"},
+    "textgym/SteppingStones-v0": {"task": "stepping-stones"},
+    "textgym/TicTacToeText-v0": {"task": "tic-tac-toe"},
 }
-"""Registered ids and the keyword arguments they fix; `textgym/Text-v0` takes any `task`."""
+"""Ids of the text environments and the keyword arguments they fix; `textgym/Text-v0` takes any
+`task`."""
+
+GAMES: dict[str, str] = {"textgym/TicTacToe-v0": "textgym.envs.tictactoe:TicTacToeEnv"}
+"""Ids of plain games, to learn with any agent of the field, and where they are."""
 
 
 def register_envs() -> None:
@@ -29,3 +40,6 @@ def register_envs() -> None:
                 order_enforce=False,
                 kwargs=dict(kwargs),
             )
+    for env_id, entry_point in GAMES.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=entry_point, order_enforce=False)

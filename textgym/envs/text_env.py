@@ -36,7 +36,8 @@ class TextEnv(gymnasium.Env[Observation, np.int64]):
 
     Args:
         task: a task, or the name of one.
-        tokenizer: a tokenizer, a path or a Hub id; None is the embedded language model's.
+        tokenizer: a tokenizer, a path or a Hub id; None is the task's own, or that of the embedded
+            language model.
         split: which of the task's prompts to draw from: train, validation or test.
         max_prompt_tokens: room for the prompt; the task's own by default.
         max_response_tokens: length limit of a response; the task's own by default.
@@ -99,7 +100,7 @@ class TextEnv(gymnasium.Env[Observation, np.int64]):
         """Starts a response to a prompt drawn from the environment's own generator.
 
         Args:
-            seed: restarts that generator.
+            seed: restarts that generator, and a reward that is random.
             options: {"index": row of the split}, or {"prompt": text} with further columns for the
                 reward, instead of a drawn prompt.
 
@@ -108,6 +109,8 @@ class TextEnv(gymnasium.Env[Observation, np.int64]):
             PromptTooLongError: the prompt does not fit its window.
         """
         super().reset(seed=seed)
+        if seed is not None:
+            self.token_task.seed(seed)
         prompt = self.token_task.prompt(options, self.np_random)
         self._prompt = prompt
         self._window.place(0, prompt.ids)

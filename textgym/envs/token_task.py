@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from textgym.errors import ConfigError, DataError, ModelError
 from textgym.models.tokenize import encode_prompts, load_tokenizer
 from textgym.rewards import load_reward
+from textgym.seeding import Streams
 from textgym.tasks import load_task
 from textgym.tasks.base import Task, checked_rewards, require_split
 
@@ -46,7 +47,8 @@ class TokenTask:
 
     Args:
         task: a task, or the name of one.
-        tokenizer: a tokenizer, a path or a Hub id; None is the embedded language model's.
+        tokenizer: a tokenizer, a path or a Hub id; None is the task's own, or that of the embedded
+            language model.
         split: which of the task's prompts to draw from.
         max_prompt_tokens: room for the prompt; the task's own by default.
         max_response_tokens: length limit of a response; the task's own by default.
@@ -78,7 +80,7 @@ class TokenTask:
             raise ConfigError(f"a task object takes no options, got {', '.join(task_options)}")
         require_split(split)
         self.task = load_task(task, **(task_options or {}))
-        self.tokenizer = _ready(tokenizer)
+        self.tokenizer = _ready(self.task.tokenizer() if tokenizer is None else tokenizer)
         self.eos_id = int(self.tokenizer.eos_token_id)
         self.pad_id = int(self.tokenizer.pad_token_id)
         known = len(self.tokenizer)
@@ -96,7 +98,7 @@ class TokenTask:
                 f"length_limit must be one of {', '.join(LENGTH_LIMITS)}, got {length_limit!r}"
             )
         self.truncates = length_limit == "truncate"
-        self._reward = self.task.reward if reward is None else load_reward(reward)
+        self._given_reward = None if reward is None else load_reward(reward)
         self._reward_name = self.task.name if reward is None else _name_of(reward)
         self._data = self.task.prompts(split)
         if "prompt" not in self._data.column_names:
@@ -153,6 +155,10 @@ class TokenTask:
             raise ConfigError(f"index must be in [0, {self._size}), got {index}")
         return self._at(int(index))
 
+    def seed(self, seed: int) -> None:
+        """Restarts a random reward; a task object that the user gave is left as it is."""
+        self.task = self.task.for_run(Streams(seed))
+
     def score(
         self, prompts: list[Prompt], responses: list[NDArray[np.int64]]
     ) -> tuple[list[str], list[float]]:
@@ -171,7 +177,8 @@ class TokenTask:
         texts = [self.decode(ids) for ids in responses]
         names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-        values = self._reward([prompt.text for prompt in prompts], texts, **columns)
+        reward = self._given_reward or self.task.reward
+        values = reward([prompt.text for prompt in prompts], texts, **columns)
         return texts, checked_rewards(values, len(texts), self._reward_name)
 
     def decode(self, ids: NDArray[np.int64]) -> str:

@@ -227,6 +227,9 @@ class TextVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         if isinstance(seed, int):
             seed = range(seed, seed + self.num_envs)
         seeds = list(seed)
+        if seeds and seeds[0] is not None:
+            # One reward scores all rows: the first row's seed restarts it.
+            self.token_task.seed(seeds[0])
         if len(seeds) != self.num_envs:
             raise ConfigError(f"expected {self.num_envs} seeds, got {len(seeds)}")
         if not self._generators:

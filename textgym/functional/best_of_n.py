@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.special import rel_entr
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, rel_entr
 
 from textgym.errors import ConfigError
 
@@ -33,21 +33,100 @@ def best_of_n_kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def best_of_n_kl(probabilities: ArrayLike, rewards: ArrayLike, n: int) -> float:
-    """Returns the exact KL(best-of-n || reference) over outcomes that can be enumerated.
+def best_of_n_distribution(
+    probabilities: ArrayLike, rewards: ArrayLike, n: int
+) -> NDArray[np.float64]:
+    """Returns best-of-n's exact distribution over outcomes that can be enumerated.
 
     Best-of-n draws n outcomes and keeps the best, the first drawn among equals. Outcomes of equal
     reward form a class c of mass p_c; with F the CDF of the reward,
-    `pi_n(c) = F(c)^n - F(c-)^n` and `KL = sum_c pi_n(c) log(pi_n(c) / p_c)`, since within a class
-    the proportions stay those of the reference.
+    `pi_n(c) = F(c)^n - F(c-)^n`, and within a class the proportions stay those of the reference.
 
     Args:
-        probabilities: one per outcome, summing to 1.
-        rewards: one per outcome.
+        probabilities: [L], one per outcome, summing to 1.
+        rewards: [L].
         n: draws, >= 1.
 
     Returns:
-        Nats per response.
+        [L].
+
+    Raises:
+        ConfigError: n < 1.
+        ValueError: lengths differ, or the probabilities are no distribution.
+
+    Source: Beirami et al. 2024, arXiv 2401.01879, here with ties.
+
+    >>> best_of_n_distribution([0.5, 0.25, 0.25], [0, 1, 1], n=2).tolist()
+    [0.25, 0.375, 0.375]
+    """
+    _check_n(n)
+    p, r = _outcomes(probabilities, rewards)
+    classes = np.unique(r, return_inverse=True)[1]
+    mass = np.bincount(classes, weights=p)
+    cdf = np.cumsum(mass).clip(max=1.0)
+    # F^n - F(c-)^n as F^n (1 - (1 - p_c / F)^n): the difference would lose a rare best class.
+    # Rounding may leave the lowest class a hair above its own CDF.
+    share = np.divide(mass, cdf, out=np.zeros_like(mass), where=mass > 0).clip(max=1.0)
+    with np.errstate(divide="ignore"):
+        mass_n = -(cdf**n) * np.expm1(n * np.log1p(-share))
+    growth = np.divide(mass_n, mass, out=np.zeros_like(mass), where=mass > 0)
+    return np.asarray(p * growth[classes])
+
+
+def noisy_best_of_n_distribution(
+    probabilities: ArrayLike, rewards: ArrayLike, n: int, noise: float
+) -> NDArray[np.float64]:
+    """Returns best-of-n's distribution when each draw's reward is blurred by normal noise.
+
+    `pi_n(y) = n p(y) E_x[F(r(y) + noise x)^(n - 1)]` with x standard normal and
+    `F(s) = sum_z p(z) Phi((s - r(z)) / noise)` the CDF of a blurred reward; no two draws tie. The
+    expectation is taken by Gauss-Hermite quadrature.
+
+    Args:
+        probabilities: [L], one per outcome, summing to 1.
+        rewards: [L].
+        n: draws, >= 1.
+        noise: standard deviation of the noise, in units of reward, > 0.
+
+    Returns:
+        [L].
+
+    Raises:
+        ConfigError: n < 1 or noise <= 0.
+        ValueError: lengths differ, or the probabilities are no distribution.
+    """
+    _check_n(n)
+    if not noise > 0:
+        raise ConfigError(f"noise must be > 0, got {noise}")
+    p, r = _outcomes(probabilities, rewards)
+    x, weights = np.polynomial.hermite_e.hermegauss(100)
+    seen = r[:, None] + noise * x
+    cdf = np.tensordot(p, ndtr((seen - r[:, None, None]) / noise), axes=1)
+    mass = n * p * (cdf ** (n - 1) @ (weights / weights.sum()))
+    return np.asarray(mass / mass.sum())
+
+
+def _outcomes(
+    probabilities: ArrayLike, rewards: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p, r = np.asarray(probabilities, float), np.asarray(rewards, float)
+    if p.shape != r.shape or p.ndim != 1:
+        raise ValueError(f"expected two arrays of one length, got {p.shape} and {r.shape}")
+    if not (np.all(p >= 0) and math.isclose(p.sum(), 1, rel_tol=1e-6)):
+        raise ValueError(f"probabilities must be >= 0 and sum to 1, got the sum {p.sum():g}")
+    return p / p.sum(), r
+
+
+def best_of_n_kl(probabilities: ArrayLike, rewards: ArrayLike, n: int) -> float:
+    """Returns the exact KL(best-of-n || reference) over outcomes that can be enumerated.
+
+    Args:
+        probabilities: [L], one per outcome, summing to 1.
+        rewards: [L].
+        n: draws, >= 1.
+
+    Returns:
+        Nats per response, the KL of `best_of_n_distribution`.
 
     Raises:
         ConfigError: n < 1.
@@ -58,16 +137,9 @@ def best_of_n_kl(probabilities: ArrayLike, rewards: ArrayLike, n: int) -> float:
     >>> round(best_of_n_kl([0.25] * 4, [1, 2, 3, 4], n=64), 3)
     1.386
     """
-    _check_n(n)
-    p, r = np.asarray(probabilities, float), np.asarray(rewards, float)
-    if p.shape != r.shape or p.ndim != 1:
-        raise ValueError(f"expected two arrays of one length, got {p.shape} and {r.shape}")
-    if not (np.all(p >= 0) and math.isclose(p.sum(), 1, rel_tol=1e-6)):
-        raise ValueError(f"probabilities must be >= 0 and sum to 1, got the sum {p.sum():g}")
-    classes = np.unique(r, return_inverse=True)[1]
-    mass = np.bincount(classes, weights=p / p.sum())
-    cdf_n = np.concatenate([[0.0], np.cumsum(mass).clip(max=1.0) ** n])
-    return float(rel_entr(np.diff(cdf_n), mass).sum())
+    chosen = best_of_n_distribution(probabilities, rewards, n)
+    reference = _outcomes(probabilities, rewards)[0]
+    return max(0.0, float(rel_entr(chosen, reference).sum()))
 
 
 def best_of_n_kl_estimate(rewards: ArrayLike, n: int) -> float:

@@ -32,7 +32,7 @@ def policy_gradient_loss(
         logp: [B, T] log-probabilities of the sampled tokens, nats.
         advantages: [B, T], or [B] for one per response; no gradient flows into them.
         mask: [B, T] bool.
-        aggregation: see `aggregate`; `constant` with `max_tokens=1` is REINFORCE as derived.
+        aggregation: see `aggregate`; `sum` is REINFORCE as derived.
         max_tokens: see `aggregate`.
 
     Raises:
@@ -184,3 +184,61 @@ def bradley_terry_loss(
     if centering:
         loss = loss + centering * (chosen + rejected).square().mean()
     return loss
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Returns direct preference optimisation's loss, `-log sigmoid(beta (l_w - l_l))`, mean.
+
+    The Bradley-Terry loss of the implicit reward `beta l`, whose optimal policy is the
+    KL-regularised one.
+
+    Args:
+        chosen: [B] log-ratios `log pi(y|x) - log pi_ref(y|x)` of the preferred responses, summed
+            over tokens, nats.
+        rejected: [B] of the others.
+        beta: the price of a nat of KL in units of reward, > 0.
+
+    Returns:
+        A scalar, nats per comparison.
+
+    Raises:
+        ConfigError: beta <= 0.
+        ValueError: shapes differ.
+
+    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7.
+    """
+    _check_beta(beta)
+    return bradley_terry_loss(beta * chosen, beta * rejected)
+
+
+def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Returns identity preference optimisation's loss, `(l_w - l_l - 1 / (2 beta))^2`, mean.
+
+    It pulls the log-ratios of a pair to a fixed distance, where DPO's loss on pairs that always
+    agree has its minimum at infinity.
+
+    Args:
+        chosen: [B] log-ratios of the preferred responses, nats; summed over tokens as in the
+            paper, or their mean, with which beta asks for a distance that grows with the length.
+        rejected: [B] of the others.
+        beta: > 0; the paper's tau.
+
+    Returns:
+        A scalar, nats squared.
+
+    Raises:
+        ConfigError: beta <= 0.
+        ValueError: shapes differ.
+
+    Source: Azar et al. 2023, arXiv 2310.12036, eq. 17.
+    """
+    _check_beta(beta)
+    if chosen.shape != rejected.shape:
+        raise ValueError(f"shapes differ: {list(chosen.shape)} and {list(rejected.shape)}")
+    return (chosen - rejected - 1 / (2 * beta)).square().mean()
+
+
+def _check_beta(beta: float) -> None:
+    """Raises ConfigError unless beta > 0."""
+    if not beta > 0:
+        raise ConfigError(f"beta must be > 0, got {beta}")

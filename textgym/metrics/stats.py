@@ -125,16 +125,58 @@ def diversity_loss(
     Source: Kirk et al. 2023, arXiv 2310.06452, compares the same D between policies.
     """
     _check(resamples, level)
-    a, r = _seeds_by_prompts(agent, "agent"), _seeds_by_prompts(reference, "reference")
-    if r.shape not in {a.shape, (1, a.shape[1])}:
-        raise ValueError(f"agent {list(a.shape)} and reference {list(r.shape)} do not pair")
-    r = np.broadcast_to(r, a.shape)
-    known = np.isfinite(a) & np.isfinite(r)
-    if not r[known].sum() > 0:
+    a, r = _paired(agent, reference, "agent", "reference")
+    if not r.sum() > 0:
         raise ValueError("the reference's diversity must be > 0 to measure a loss against")
-    a, r = np.where(known, a, 0), np.where(known, r, 0)
     sums_a, sums_r = _resampled_sums(np.stack([a, r]), generator, resamples)
     return _interval(1 - a.sum() / r.sum(), 1 - _ratio(sums_a, sums_r), level)
+
+
+def bootstrap_ratio(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    generator: np.random.Generator,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Returns `sum(numerator) / sum(denominator)` with a paired bootstrap, prompts in seeds.
+
+    A ratio of means, never the mean of ratios. A resample takes the same seeds and prompts from
+    both. The interval means little where resampled denominators come near 0.
+
+    Args:
+        numerator: [S, N], or [N] of one seed.
+        denominator: the same prompts; [S, N], or [N] or [1, N] where all seeds share it.
+        generator: the only source of randomness.
+        resamples: bootstrap resamples.
+        level: of the interval.
+
+    Prompts that are NaN on either side are left out of both.
+
+    Raises:
+        ConfigError: resamples < 1 or a level outside (0, 1).
+        ValueError: shapes that do not match, or denominators that sum to 0.
+
+    Source: Davison and Hinkley 1997, section 3.8 (nested resampling).
+
+    >>> bootstrap_ratio([1.0, 2.0], [2.0, 4.0], np.random.default_rng(0))
+    Interval(estimate=0.5, low=0.5, high=0.5)
+    """
+    _check(resamples, level)
+    a, b = _paired(numerator, denominator, "numerator", "denominator")
+    if b.sum() == 0:
+        raise ValueError("the denominators sum to 0")
+    sums_a, sums_b = _resampled_sums(np.stack([a, b]), generator, resamples)
+    return _interval(a.sum() / b.sum(), _ratio(sums_a, sums_b), level)
+
+
+def _paired(a: ArrayLike, b: ArrayLike, name_a: str, name_b: str) -> tuple[FloatArray, FloatArray]:
+    """Returns both as [S, N], 0 in both where either is not finite."""
+    x, y = _seeds_by_prompts(a, name_a), _seeds_by_prompts(b, name_b)
+    if y.shape not in {x.shape, (1, x.shape[1])}:
+        raise ValueError(f"{name_a} {list(x.shape)} and {name_b} {list(y.shape)} do not pair")
+    known = np.isfinite(x) & np.isfinite(y)
+    return np.where(known, x, 0), np.where(known, y, 0)
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:

@@ -36,6 +36,7 @@ class PretrainConfig:
         heads: attention heads.
         kv_heads: key-value heads; fewer than `heads` shrinks the cache.
         intermediate: width of the gated MLP.
+        tied: whether the head is the embeddings' matrix.
         vocab_size: tokens of the BPE tokenizer, where one is trained.
         tokenizer_texts: documents that the tokenizer is trained on.
         context: longest row, tokens; the model's window.
@@ -55,6 +56,7 @@ class PretrainConfig:
     heads: int = 8
     kv_heads: int = 8
     intermediate: int = 384
+    tied: bool = True
     vocab_size: int = 1024
     tokenizer_texts: int = 20_000
     context: int = 256
@@ -84,6 +86,8 @@ def make_llama(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Ll
     """Returns a randomly initialised Llama with tied embeddings, the same for the same seed."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    # transformers holds the pad token's embedding at 0, which an EOS that is read must not be.
+    pads_with_eos = tokenizer.pad_token_id == tokenizer.eos_token_id
     llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.width,
@@ -92,10 +96,10 @@ def make_llama(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> Ll
         num_attention_heads=config.heads,
         num_key_value_heads=config.kv_heads,
         max_position_embeddings=config.context,
-        tie_word_embeddings=True,
+        tie_word_embeddings=config.tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=None if pads_with_eos else tokenizer.pad_token_id,
     )
     # transformers initialises from the global generator; the fork gives it back untouched.
     with torch.random.fork_rng(devices=[]):

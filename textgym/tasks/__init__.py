@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from textgym.registry import Registry
+from textgym.errors import ConfigError
+from textgym.registry import Registry, unknown_name
 from textgym.tasks.base import Task
 
 TASKS = Registry(
@@ -12,6 +14,13 @@ TASKS = Registry(
     {
         "summarize": "textgym.tasks.summarize:make_summarize",
         "toxicity": "textgym.tasks.toxicity:make_toxicity",
+        "two-modes": "textgym.tasks.oracle.two_modes:TwoModes",
+        "known-frontier": "textgym.tasks.oracle.known_frontier:KnownFrontier",
+        "noisy-reward": "textgym.tasks.oracle.noisy_reward:NoisyReward",
+        "credit": "textgym.tasks.oracle.credit:Credit",
+        "many-good-answers": "textgym.tasks.oracle.many_good_answers:ManyGoodAnswers",
+        "stepping-stones": "textgym.tasks.oracle.stepping_stones:SteppingStones",
+        "tic-tac-toe": "textgym.tasks.oracle.tic_tac_toe:TicTacToe",
     },
     entry_point_group="textgym.tasks",
 )
@@ -24,5 +33,11 @@ def load_task(name: str | Task, **options: Any) -> Task:
     """
     if isinstance(name, Task):
         return name
-    task: Task = TASKS.load(name)(**options)
+    factory = TASKS.load(name)
+    parameters = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for option in options:
+            if option not in parameters:
+                raise ConfigError(str(unknown_name("option", option, parameters)))
+    task: Task = factory(**options)
     return task

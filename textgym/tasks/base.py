@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textgym.errors import DataError, RewardError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from textgym.seeding import Streams
 
 SPLITS = ("train", "validation", "test")
 
@@ -70,6 +75,21 @@ class Task(ABC):
     ) -> list[str] | None:
         """Returns the voice each completion is written in, or None where no one can tell."""
         return None
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Returns the tokenizer of the task's own language, or None where any will do."""
+        return None
+
+    def language_model(self) -> Path | None:
+        """Returns the folder of the language model that the task brings, made on first use.
+
+        None where the task can be asked of any.
+        """
+        return None
+
+    def for_run(self, streams: Streams) -> Task:
+        """Returns the task as one training run meets it: a random reward draws from `streams`."""
+        return self
 
 
 def require_split(split: str) -> None:
