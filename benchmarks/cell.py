@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 ERROR = "error.json"
 SUITE = "suite.json"
+LEAN: dict[str, Any] = {"write_statistics": False, "store_schema": False}
+"""Most of a small parquet file is what describes it: a third of the bytes are left."""
 OWN_MODEL = "the task's own"
 """What stands for a language model that a task brings."""
 
@@ -121,7 +123,7 @@ def write_cell(directory: Path, result: dict[str, Any], tables: dict[str, pd.Dat
     """Writes `result.json` and one parquet file per table, all or nothing."""
     with whole_directory(directory) as temporary:
         for name, table in tables.items():
-            table.to_parquet(temporary / f"{name}.parquet", index=False)
+            table.to_parquet(temporary / f"{name}.parquet", index=False, **LEAN)
         write_json(temporary / RESULT, result)
 
 

@@ -35,6 +35,8 @@ class TicTacToe(OracleTask):
 
     Args:
         opponent: who plays O: random, greedy or perfect.
+        width: hidden size of the language model; one that is to play well needs 64 and 2 layers.
+        layers: its transformer blocks.
         beta: see `OracleTask`.
         cache: see `OracleTask`.
 
@@ -50,7 +52,12 @@ class TicTacToe(OracleTask):
     eval_samples_per_prompt = 8
 
     def __init__(
-        self, opponent: str = "perfect", beta: float = 0.2, cache: str | Path | None = None
+        self,
+        opponent: str = "perfect",
+        width: int = 32,
+        layers: int = 1,
+        beta: float = 0.2,
+        cache: str | Path | None = None,
     ) -> None:
         move_values(EMPTY, opponent)  # an unknown opponent is found here
         self.opponent = opponent
@@ -60,7 +67,7 @@ class TicTacToe(OracleTask):
             prompts=decision_boards(),
             beta=beta,
             cache=cache,
-            fit={"steps": 60},
+            fit={"steps": 60, "width": width, "layers": layers},
         )
 
     def write_tables(self) -> Tables:
