@@ -30,7 +30,7 @@ def test_dpo_learns_the_identity_from_the_references_own_answers(reference):
     setup, logs = make_setup(reference, reference, budget=64 * 60)
     agent = DPO(DPOConfig(**FAST))
     agent.train(setup)
-    assert right_answer(agent.policy) > 0.75 > 0.45 > right_answer(reference)
+    assert right_answer(agent.policy) > 0.65 > 0.45 > right_answer(reference)
     assert setup.budget.used == setup.task.scored == 64 * 60
     assert logs[-1]["accuracy"] == 1
     assert logs[-1]["margin"] > 3 > 1 > logs[0]["margin"]

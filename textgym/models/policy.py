@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from textgym.errors import ModelError
+from textgym.models import llama
 from textgym.models.tokenize import TINY, load_pretrained, load_tokenizer, quiet
 
 if TYPE_CHECKING:
@@ -108,25 +109,38 @@ class Policy:
         attention_mask: Tensor,
         keep: int,
         cache: Any = None,
+        use_cache: bool = False,
         **options: Any,
     ) -> Any:
         """Runs the model with positions counted from the mask.
+
+        A plain Llama goes the short way of `textgym.models.llama`, which gives the same.
 
         Args:
             input_ids: [B, L] int64, tokens not in the cache yet.
             attention_mask: [B, M] bool, M = L plus what the cache holds.
             keep: how many of the last positions go through the head, at least 1.
-            cache: key-value cache that is read and extended.
-            options: passed on, such as `use_cache`.
+            cache: what an earlier call returned, read and extended; not while gradients are
+                recorded.
+            use_cache: whether to begin or extend a key-value cache.
+            options: passed on to the model in `transformers`.
 
         Returns:
-            The model's output; its `logits` are [B, keep, V].
+            The output; its `logits` are [B, keep, V], its `past_key_values` are the cache.
         """
+        if isinstance(cache, llama.Cache) or (
+            cache is None and not options and llama.supports(self.model)
+        ):
+            cache = llama.Cache() if use_cache and cache is None else cache
+            plain = llama.forward(self.model, input_ids, attention_mask, keep, cache)
+            plain.logits = plain.logits[..., : self.vocab_size]
+            return plain
         width = input_ids.shape[1]
         arguments: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask.long(),
             "past_key_values": cache,
+            "use_cache": use_cache,
             **options,
         }
         if "position_ids" in self._takes:
@@ -247,8 +261,10 @@ class Policy:
 def last_hidden(trunk: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Returns [B, L, D] last hidden states of a headless model, positions counted from the mask."""
     device = next(trunk.parameters()).device
-    mask = attention_mask.to(device)
-    arguments = {"input_ids": input_ids.to(device), "attention_mask": mask.long()}
+    input_ids, mask = input_ids.to(device), attention_mask.to(device)
+    if llama.supports(trunk):
+        return llama.hidden_states(trunk, input_ids, mask)
+    arguments = {"input_ids": input_ids, "attention_mask": mask.long()}
     if "position_ids" in inspect.signature(trunk.forward).parameters:
         arguments["position_ids"] = position_ids(mask)
     hidden: Tensor = trunk(**arguments, use_cache=False).last_hidden_state

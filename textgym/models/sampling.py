@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from textgym.types import Sampling
 
 if TYPE_CHECKING:
     from textgym.models.policy import Policy
+
+KEPT_SHARE = 0.75
+"""Rows that have ended leave the batch when at most this share goes on; it copies the cache."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ def sample_tokens(
 ) -> Sampled:
     """Samples responses until EOS or the length limit.
 
-    Each prompt is read once for its K samples, and rows leave the batch when they end.
+    Each prompt is read once for its K samples, and rows that have ended leave the batch.
 
     Args:
         policy: what to sample from.
@@ -147,30 +150,37 @@ def sample_tokens(
     sampled = Sampled.empty(batch, limit, policy.pad_token_id)
     if batch == 0 or limit == 0:
         return sampled
-    samples = batch // prompt_ids.shape[0]
     uniforms, mask = uniforms.to(device), prompt_mask.to(device)
-    output = policy.forward(prompt_ids.to(device), mask, keep=1, use_cache=True)
-    cache = output.past_key_values
-    if not hasattr(cache, "batch_repeat_interleave"):
-        raise ModelError(f"{policy.name} keeps no key-value cache that can be sampled with")
-    logits = output.logits[:, 0].repeat_interleave(samples, dim=0)
-    mask = mask.repeat_interleave(samples, dim=0)
-    if samples > 1:
-        cache.batch_repeat_interleave(samples)
+    logits, cache = _read_prompts(policy, prompt_ids.to(device), mask, batch // len(mask))
+    mask = mask.repeat_interleave(batch // len(mask), dim=0)
     rows = torch.arange(batch, device=device)
+    going = torch.ones_like(rows, dtype=torch.bool)
     for t in range(limit):
-        tokens, *logprobs = draw(logits, uniforms[rows, t], sampling)
-        sampled.put(rows.cpu(), t, tokens.cpu(), *(p.cpu() for p in logprobs))
-        going_on = (tokens != policy.eos_token_id).nonzero().squeeze(-1)
-        if t + 1 == limit or len(going_on) == 0:
+        drawn = draw(logits, uniforms[rows, t], sampling)
+        sampled.put(rows[going].cpu(), t, *(x[going].cpu() for x in drawn))
+        tokens = drawn[0]
+        going = going & (tokens != policy.eos_token_id)
+        left = going.nonzero().squeeze(-1)
+        if t + 1 == limit or len(left) == 0:
             break
-        if len(going_on) < len(rows):
-            rows, tokens, mask = rows[going_on], tokens[going_on], mask[going_on]
-            cache.batch_select_indices(going_on)
+        if len(left) <= KEPT_SHARE * len(rows):
+            rows, tokens, mask, going = rows[left], tokens[left], mask[left], going[left]
+            cache.batch_select_indices(left)
         mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
         logits = policy.forward(tokens[:, None], mask, keep=1, cache=cache, use_cache=True).logits
         logits = logits[:, 0]
     return sampled
+
+
+def _read_prompts(policy: Policy, ids: Tensor, mask: Tensor, samples: int) -> tuple[Tensor, Any]:
+    """Returns the logits [N * K, V] of each sample's first token, and the cache of the prompts."""
+    output = policy.forward(ids, mask, keep=1, use_cache=True)
+    cache = output.past_key_values
+    if not hasattr(cache, "batch_repeat_interleave"):
+        raise ModelError(f"{policy.name} keeps no key-value cache that can be sampled with")
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
+    return output.logits[:, 0].repeat_interleave(samples, dim=0), cache
 
 
 def complete(

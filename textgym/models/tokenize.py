@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import resources
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,11 +200,18 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tens
     Returns:
         B texts.
     """
-    rows = [row[keep].tolist() for row, keep in zip(ids.cpu(), mask.cpu().bool(), strict=True)]
-    return [
-        tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for row in rows
+    rows = [
+        tuple(compress(row, keep))
+        for row, keep in zip(ids.tolist(), mask.bool().tolist(), strict=True)
     ]
+    # A trained policy repeats itself, and decoding costs far more than looking up.
+    texts = {
+        row: tokenizer.decode(
+            list(row), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        for row in set(rows)
+    }
+    return [texts[row] for row in rows]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
