@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textgym.agents.base import Agent, Setup, enumerated
-from textgym.benchmarks.measure import BASELINE, DIVERSITY
+from textgym.benchmarks.intervals import BASELINE, DIVERSITY
 from textgym.benchmarks.reachable import FRONTIER, LEAST_KL, REFERENCE_REWARD
 from textgym.metrics import exact
 from textgym.tasks.base import Task

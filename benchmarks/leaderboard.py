@@ -12,7 +12,7 @@ import pandas as pd
 
 from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
 from textgym.benchmarks.exact import REGRET
-from textgym.benchmarks.measure import intervals
+from textgym.benchmarks.intervals import intervals
 from textgym.errors import ResultsError
 from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
 

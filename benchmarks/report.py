@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from textgym.benchmarks.exact import REGRET
+from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS
 from textgym.benchmarks.leaderboard import ALL_TASKS, SETTINGS, order
-from textgym.benchmarks.measure import BEYOND, DIVERSITY, EFFICIENCY, HEADLINE, HEADLINE_NAME, LOSS
+from textgym.benchmarks.measure import HEADLINE, HEADLINE_NAME
 
 NONE = "–"
 """What stands for a number that does not exist, such as the KL of human text."""

@@ -1,7 +1,9 @@
 """What the documents show is what the results hold."""
 
+import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -12,6 +14,25 @@ def test_the_readme_shows_the_committed_leaderboards(name):
     shown = (ROOT / "README.md").read_text().split(f"<!-- leaderboard:{name} -->")[1]
     shown = shown.split(f"<!-- /leaderboard:{name} -->")[0]
     assert shown.strip() == (ROOT / f"results/{name}/leaderboard.md").read_text().strip()
+
+
+def test_the_readme_shows_the_sum_of_the_oracle_suite():
+    shown = (ROOT / "README.md").read_text().split("<!-- leaderboard:oracle -->")[1]
+    shown = shown.split("<!-- /leaderboard:oracle -->")[0].strip()
+    assert shown.startswith("### all tasks")
+    assert (ROOT / "results/oracle/leaderboard.md").read_text().strip().endswith(shown)
+
+
+def test_the_enumerated_suites_keep_their_promises():
+    oracle = pd.read_csv(ROOT / "results/oracle/leaderboard.csv")
+    known = oracle[oracle["task"] == "known-frontier"].set_index("agent")
+    assert set(known["seeds"]) == {5}
+    assert (known.loc[["reinforce", "ppo"], "regret"] < 0.05).all()
+    modes = pd.read_csv(ROOT / "results/mode-seeking/leaderboard.csv").set_index("agent")
+    for beta in (0.2, 0.05, 0.02, 0.005):
+        optimum = 1 / (1 + math.exp(-0.02 / beta))
+        for agent in ("reinforce", "ppo"):
+            assert abs(modes.loc[f"{agent}, beta {beta:g}", "p_a"] - optimum) < 0.015
 
 
 def test_the_real_results_hold_no_texts():

@@ -13,7 +13,7 @@ from textgym.agents.base import Setup, enumerated, make_config
 from textgym.agents.best_of_n import BestOfN
 from textgym.agents.reference import Human, Reference
 from textgym.benchmarks.exact import best_columns, exact_columns, measure_exactly, oracle, probe
-from textgym.benchmarks.measure import intervals
+from textgym.benchmarks.intervals import intervals
 from textgym.benchmarks.recording import PROBE_EVERY, CountedTask, Curve
 from textgym.functional import best_of_n_kl
 from textgym.models.policy import load_policy

@@ -8,7 +8,8 @@ import pytest
 import torch
 from plugins import Letters
 
-from textgym.benchmarks.measure import BASELINE, DIVERSITY, LOSS, intervals, measure
+from textgym.benchmarks.intervals import BASELINE, DIVERSITY, LOSS, intervals
+from textgym.benchmarks.measure import measure
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.errors import RewardError
 from textgym.types import Rollout, Sampling

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from textgym.benchmarks.measure import intervals
+from textgym.benchmarks.intervals import intervals
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.errors import ResultsError
 
