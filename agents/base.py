@@ -135,6 +135,17 @@ def prompt_batches(rows: Dataset, size: int, rng: np.random.Generator) -> Iterat
         yield rows.select(batch)
 
 
+def draw_scored(
+    setup: Setup, policy: Policy, rows: Dataset, samples_per_prompt: int, generator: torch.Generator
+) -> Rollout:
+    """Samples from a policy, scores, and books the budget."""
+    setup.budget.spend(len(rows) * samples_per_prompt)
+    samples = rollout(
+        policy, setup.task, rows, samples_per_prompt=samples_per_prompt, generator=generator
+    )
+    return score(samples, setup.task)
+
+
 def collect(
     setup: Setup, rows: Dataset, samples_per_prompt: int, generator: torch.Generator
 ) -> tuple[Rollout, torch.Tensor]:
@@ -143,15 +154,7 @@ def collect(
     Returns:
         The scored rollout and the reference's log-probabilities [B, T] of its tokens, nats.
     """
-    setup.budget.spend(len(rows) * samples_per_prompt)
-    samples = rollout(
-        setup.policy,
-        setup.task,
-        rows,
-        samples_per_prompt=samples_per_prompt,
-        generator=generator,
-    )
-    samples = score(samples, setup.task)
+    samples = draw_scored(setup, setup.policy, rows, samples_per_prompt, generator)
     with torch.no_grad():
         reference_logprobs = setup.reference.logprobs(samples)
     return samples, reference_logprobs

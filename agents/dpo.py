@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from textgym.agents.base import Agent, Setup, prompt_batches, require
+from textgym.agents.base import Agent, Setup, draw_scored, prompt_batches, require
 from textgym.agents.conventions import ConventionalConfig, IPONormalisation
 from textgym.errors import ConfigError
 from textgym.functional import dpo_loss, ipo_loss
 from textgym.models.training import adamw, optimiser_step
 from textgym.registry import unknown_name
-from textgym.rollout import rollout, score
-from textgym.types import Rollout
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss}
 
@@ -111,8 +109,10 @@ class DPO(Agent):
 
         step = 0
         while setup.budget.left >= batch:
-            samples = _collect(setup, next(prompts), config.samples_per_prompt, sampling)
-            assert samples.rewards is not None, "_collect() scores"
+            samples = draw_scored(
+                setup, setup.reference, next(prompts), config.samples_per_prompt, sampling
+            )
+            assert samples.rewards is not None, "draw_scored() scores"
             if config.labels == "best":
                 chosen, rejected = preference_pairs(samples.rewards, config.samples_per_prompt)
             else:
@@ -179,21 +179,6 @@ def bradley_terry_pairs(
     chance = torch.sigmoid(rewards[first] - rewards[second])
     wins = torch.rand(len(rows), generator=generator) < chance
     return torch.where(wins, first, second), torch.where(wins, second, first)
-
-
-def _collect(
-    setup: Setup, rows: Dataset, samples_per_prompt: int, generator: torch.Generator
-) -> Rollout:
-    """Samples from the reference, scores, and books the budget."""
-    setup.budget.spend(len(rows) * samples_per_prompt)
-    samples = rollout(
-        setup.reference,
-        setup.task,
-        rows,
-        samples_per_prompt=samples_per_prompt,
-        generator=generator,
-    )
-    return score(samples, setup.task)
 
 
 def _preference_metrics(margins: Tensor, logprobs: Tensor) -> dict[str, float]:

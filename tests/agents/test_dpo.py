@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_agents import make_reference, make_setup, right_answer
 
-from textgym.agents import dpo
+from textgym.agents import base, dpo
 from textgym.agents.dpo import DPO, DPOConfig, bradley_terry_pairs, preference_pairs
 from textgym.errors import ConfigError
 from textgym.rollout import rollout
@@ -105,7 +105,7 @@ def test_ipo_takes_means_or_sums_over_tokens_and_dpo_sums(
         seen["lengths"] = samples.response_mask.sum(1)
         return samples
 
-    monkeypatch.setattr(dpo, "rollout", shifted)
+    monkeypatch.setattr(base, "rollout", shifted)
     monkeypatch.setitem(dpo.LOSSES, loss, spy)
     monkeypatch.setattr(
         dpo, "preference_pairs", lambda rewards, k: (torch.tensor([0]), torch.tensor([4]))
