@@ -13,7 +13,7 @@ Sources: Rafailov et al. 2023, arXiv 2305.18290, eq. 7; Azar et al. 2023, arXiv 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from textgym.errors import ConfigError
 from textgym.functional import dpo_loss, ipo_loss
 from textgym.models.training import adamw, optimiser_step
 from textgym.registry import unknown_name
-
-if TYPE_CHECKING:
-    pass
 
 LOSSES = {"dpo": dpo_loss, "ipo": ipo_loss}
 
