@@ -22,7 +22,7 @@ RESULT = "result.json"
 ERROR = "error.json"
 SUITE = "suite.json"
 LEAN: dict[str, Any] = {"write_statistics": False, "store_schema": False}
-"""Most of a small parquet file is what describes it: a third of the bytes are left."""
+"""Most of a small parquet file is what describes it."""
 OWN_MODEL = "the task's own"
 """What stands for a language model that a task brings."""
 

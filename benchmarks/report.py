@@ -19,6 +19,8 @@ from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS
 from textgym.benchmarks.leaderboard import ALL_TASKS, SETTINGS, order
 from textgym.benchmarks.measure import HEADLINE, HEADLINE_NAME
 
+ROOMY = 150
+"""Characters of a console that holds every column."""
 NONE = "–"
 """What stands for a number that does not exist, such as the KL of human text."""
 
@@ -169,14 +171,16 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
     """Prints one table per task."""
     for task, group in table.groupby("task", sort=False):
         columns = shown_columns(group)
+        if console.width < ROOMY:  # its loss stands beside it
+            columns = [c for c in columns if c.metric != DIVERSITY + HEADLINE]
         shown = Table(title=str(task), box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
         shown.add_column("rank", justify="right")
         shown.add_column("agent", overflow="fold")
         for column in columns:
-            shown.add_column(column.title, justify="right")
-        for rank, agent, *numbers in cells_of(group, columns):
-            # Titles may fold, numbers may not: their spaces do not break.
-            shown.add_row(rank, agent, *(text.replace(" ", "\u00a0") for text in numbers))
+            # A title may take several lines, a number may not.
+            shown.add_column(column.title.replace(" ", "\n"), justify="right", no_wrap=True)
+        for cells in cells_of(group, columns):
+            shown.add_row(*cells)
         console.print(shown)
         for line in notes(group):
             console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)

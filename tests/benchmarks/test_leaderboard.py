@@ -146,8 +146,8 @@ def test_csv_holds_every_column_and_the_terminal_every_row(results):
     console = Console(file=io.StringIO(), width=140)
     print_table(table, console)
     shown = console.file.getvalue()
-    # Numbers are kept on one line by spaces that do not break.
-    assert all(text in shown for text in ("ppo", "sft", "best_of_n", "0.900\xa0±\xa00.000"))
+    # Numbers are whole, on one line.
+    assert all(text in shown for text in ("ppo", "sft", "best_of_n", "0.900 ± 0.000"))
 
 
 REGRETS = {

@@ -64,7 +64,7 @@ def test_dpos_optimum_on_noisy_preferences_is_the_regularised_policy() -> None:
 
 
 @pytest.mark.parametrize("loss", [functional.dpo_loss, functional.ipo_loss])
-def test_bad_input_is_refused(loss) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_refused(loss):
     with pytest.raises(ConfigError, match="beta must be > 0, got 0"):
         loss(CHOSEN, REJECTED, 0.0)
     with pytest.raises(ValueError, match=r"shapes differ: \[2\] and \[1\]"):

@@ -128,8 +128,8 @@ def diversity_loss(
     a, r = _paired(agent, reference, "agent", "reference")
     if not r.sum() > 0:
         raise ValueError("the reference's diversity must be > 0 to measure a loss against")
-    sums_a, sums_r = _resampled_sums(np.stack([a, r]), generator, resamples)
-    return _interval(1 - a.sum() / r.sum(), 1 - _ratio(sums_a, sums_r), level)
+    kept, resampled = _bootstrapped_ratio(a, r, generator, resamples)
+    return _interval(1 - kept, 1 - resampled, level)
 
 
 def bootstrap_ratio(
@@ -166,8 +166,15 @@ def bootstrap_ratio(
     a, b = _paired(numerator, denominator, "numerator", "denominator")
     if b.sum() == 0:
         raise ValueError("the denominators sum to 0")
+    return _interval(*_bootstrapped_ratio(a, b, generator, resamples), level)
+
+
+def _bootstrapped_ratio(
+    a: FloatArray, b: FloatArray, generator: np.random.Generator, resamples: int
+) -> tuple[float, FloatArray]:
+    """Returns `sum(a) / sum(b)` of paired [S, N], and the same of each resample, [R]."""
     sums_a, sums_b = _resampled_sums(np.stack([a, b]), generator, resamples)
-    return _interval(a.sum() / b.sum(), _ratio(sums_a, sums_b), level)
+    return float(a.sum() / b.sum()), _ratio(sums_a, sums_b)
 
 
 def _paired(a: ArrayLike, b: ArrayLike, name_a: str, name_b: str) -> tuple[FloatArray, FloatArray]:
