@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from textgym.errors import ConfigError, PluginError
+from textgym.errors import ConfigError, PluginError, TrainingError
 from textgym.models.enumeration import sequence_logprobs
 from textgym.registry import unknown_name
 from textgym.rollout import rollout, score
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from textgym.models.policy import Policy
     from textgym.tasks.base import Task
     from textgym.tasks.oracle.base import OracleTask, Table
+
+EXACT_DEVIATION, ROUNDED_DEVIATION = 1e-4, 0.5
+"""How far the importance ratio of fresh samples may be off 1, in float32 and in shorter formats.
+
+The first leaves room for sums in another order over some hundred tokens. In bfloat16 every product
+is rounded to 8 bits, after sums that the sampler and the scorer take in different orders: random
+Llamas of width 256 and 384 were off by up to 0.2 on twelve thousand tokens
+(`textgym.benchmarks.speed.precision.gaps`).
+"""
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,45 @@ def rollout_metrics(samples: Rollout, reference_logprobs: torch.Tensor) -> dict[
         "truncated": samples.truncated.float().mean().item(),
         "nll": -samples.policy_logprobs.masked_fill(~mask, 0).sum(1).mean().item(),
     }
+
+
+def require_on_policy(deviation: float, step: int, precision: torch.dtype) -> None:
+    """Raises TrainingError where fresh samples' importance ratios are too far off 1.
+
+    Args:
+        deviation: the largest `|rho - 1|` of the first minibatch.
+        step: of the training.
+        precision: what the policy computes in; decides how far is too far.
+    """
+    exact = precision in (torch.float32, torch.float64)
+    bound = EXACT_DEVIATION if exact else ROUNDED_DEVIATION
+    if deviation > bound:
+        raise TrainingError(
+            step,
+            f"importance ratio is off 1 by {deviation:.2g} at the first minibatch, more than "
+            f"{bound:g}: the sampler and the scorer disagree",
+        )
+
+
+def importance_weights(logprobs: Tensor, samples: Rollout, cap: float) -> Tensor:
+    """Returns each token's weight `min(pi(a_t|s_t) / mu(a_t|s_t), cap)`, [B, T], 1 on pads.
+
+    mu is what the sampler drew from, pi the policy as it is scored and trained. In a short number
+    format the two differ by rounding. Under the bare ratio a token counts, given its prefix, as if
+    pi had drawn it; the cap bounds what one token can do, at the price of a little bias.
+
+    Args:
+        logprobs: [B, T] under pi, nats; no gradient flows into the weights.
+        samples: B responses, with the log-probabilities they were drawn at.
+        cap: C, >= 1.
+
+    Source: Ionides 2008, doi 10.1198/106186008X320456; for samplers and trainers that differ, Yao
+    et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training".
+    """
+    log_ratio = (logprobs.detach() - samples.sampling_logprobs).masked_fill(
+        ~samples.response_mask, 0
+    )
+    return log_ratio.exp().clamp(max=cap)
 
 
 def require(condition: bool, message: str) -> None:

@@ -12,9 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from textgym.agents.base import Agent, Setup, collect, prompt_batches, require, rollout_metrics
+from textgym.agents.base import (
+    Agent,
+    Setup,
+    collect,
+    importance_weights,
+    prompt_batches,
+    require,
+    rollout_metrics,
+)
 from textgym.agents.conventions import (
     Baseline,
     Conventions,
@@ -50,6 +59,9 @@ class ReinforceConfig(PolicyGradientConventions):
         prompts_per_step: N, prompts per optimiser step.
         samples_per_prompt: K, samples per prompt.
         max_grad_norm: the gradient's global norm is clipped to this.
+        importance_cap: where the policy computes in a shorter format than float32, so that the
+            scorer's probabilities are not quite the sampler's, each token's loss (the KL's in it
+            aside) is multiplied by their ratio, cut off at this; >= 1. None: by nothing.
     """
 
     lr: float = 3e-4
@@ -61,6 +73,7 @@ class ReinforceConfig(PolicyGradientConventions):
     prompts_per_step: int = 64
     samples_per_prompt: int = 1
     max_grad_norm: float = 1.0
+    importance_cap: float | None = 2.0
 
     # The sum over tokens, mean over responses, is the policy gradient as derived.
     defaults: ClassVar[Conventions] = Conventions(baseline="batch", aggregation="sum")
@@ -82,6 +95,10 @@ class ReinforceConfig(PolicyGradientConventions):
             f"baseline 'leave_one_out' needs samples_per_prompt >= 2, got "
             f"{self.samples_per_prompt}",
         )
+        require(
+            self.importance_cap is None or self.importance_cap >= 1,
+            f"importance_cap must be >= 1 or none, got {self.importance_cap}",
+        )
 
 
 class Reinforce(Agent):
@@ -92,7 +109,9 @@ class Reinforce(Agent):
     def train(self, setup: Setup) -> None:
         """Spends the budget in whole batches.
 
-        Logs `rollout_metrics`, `loss`, `grad_norm`, and `kl_loss` where the KL is in the loss.
+        Logs `rollout_metrics`, `loss`, `grad_norm`, `kl_loss` where the KL is in the loss, and
+        where `importance_cap` applies `importance_mean` and `importance_max`, the mean and the
+        greatest of the weights.
         """
         config: ReinforceConfig = self.config
         conventions = config.resolved()
@@ -104,6 +123,8 @@ class Reinforce(Agent):
         sampling = setup.streams.torch("sampling")
         optimizer = adamw(setup.policy.model.parameters(), config.lr)
         moving: Tensor | None = None
+        # In float32 sampler and scorer agree but for the order of sums: nothing to correct.
+        cap = None if setup.policy.precision == torch.float32 else config.importance_cap
 
         step = 0
         while setup.budget.left >= batch:
@@ -115,6 +136,11 @@ class Reinforce(Agent):
             moving = mean_return if moving is None else decay * moving + (1 - decay) * mean_return
 
             logprobs = setup.policy.logprobs(samples)
+            if cap is not None:
+                weights = importance_weights(logprobs, samples, cap)
+                advantages = weights * advantages
+                metrics["importance_mean"] = weights[mask].mean().item()
+                metrics["importance_max"] = weights[mask].max().item()
             limit = setup.task.max_response_tokens
             loss = policy_gradient_loss(logprobs, advantages, mask, conventions.aggregation, limit)
             if conventions.kl_placement == "loss":

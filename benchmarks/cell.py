@@ -25,6 +25,8 @@ LEAN: dict[str, Any] = {"write_statistics": False, "store_schema": False}
 """Most of a small parquet file is what describes it."""
 OWN_MODEL = "the task's own"
 """What stands for a language model that a task brings."""
+DEFAULT_PRECISION, FIRST_PRECISION = "auto", "float32"
+"""What results that name no precision were asked for and made in."""
 
 
 class Pretrained(NamedTuple):
@@ -52,6 +54,7 @@ class Cell:
     model: str
     fingerprint: str
     reference: str
+    precision: str
     sft: Options
     budget: int
     evaluation: Evaluation
@@ -69,9 +72,18 @@ class Cell:
         return "/".join(parts)
 
     def is_finished(self, out: Path) -> bool:
-        """Returns whether `out` holds this cell's result, made with the same config."""
+        """Returns whether `out` holds this cell's result, made with the same config.
+
+        A precision is the same if it is the one asked for then, or the one that was used. Results
+        that name none are of the time when there was float32 alone.
+        """
         path = out / self.name / RESULT
-        return path.is_file() and read_json(path).get("config") == self.config
+        if not path.is_file():
+            return False
+        result = read_json(path)
+        made = {"precision": DEFAULT_PRECISION, **result.get("config", {})}
+        precisions = (made["precision"], result.get("precision", FIRST_PRECISION))
+        return self.precision in precisions and made | {"precision": self.precision} == self.config
 
 
 def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
@@ -89,6 +101,7 @@ def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
             model=models[task.label].name,
             fingerprint=models[task.label].fingerprint,
             reference=suite.reference,
+            precision=suite.precision,
             sft=suite.sft,
             budget=suite.budget,
             evaluation=suite.evaluation,

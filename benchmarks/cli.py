@@ -35,6 +35,13 @@ Split = Annotated[str, typer.Option(help="Which split the prompts come from.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, such as tokens=1000000; may repeat.")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="What matrix products are computed in: auto (what the machine does fast at the "
+        "model's width), float32 or bfloat16."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -78,6 +85,7 @@ def bench(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name, folder or Hub id.")] = None,
+    precision: Precision = None,
     data: Data = None,
     budget: Annotated[int | None, typer.Option(help="Completions scored in training.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
@@ -94,6 +102,7 @@ def bench(
         agents=agents,
         seeds=seeds,
         model=model,
+        precision=precision,
         data=data or [],
         budget=budget,
         prompts=prompts,
@@ -142,12 +151,14 @@ def evaluate(
     samples: Samples = None,
     split: Split = "test",
     seed: Seed = 0,
+    precision: Precision = None,
     json_: Json = False,
 ) -> None:
     """Measure the KL, reward and diversity loss of two existing models. Trains nothing."""
     from textgym.benchmarks.commands import evaluate as run
 
-    run(policy, reference, _one_task(task, data), prompts, samples, split, seed, json_)
+    spec = _one_task(task, data)
+    run(policy, reference, spec, prompts, samples, split, seed, precision, json_)
 
 
 @app.command()

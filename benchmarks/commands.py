@@ -22,6 +22,7 @@ from textgym.benchmarks.suite import Evaluation, Spec, Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, samples_per_prompt
 from textgym.errors import ConfigError
 from textgym.models.policy import Policy
+from textgym.models.precision import AUTO, describe
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.types import Rollout, Sampling
@@ -134,11 +135,13 @@ def evaluate(
     samples: int | None,
     split: str,
     seed: int,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Prints what separates a policy from a reference on a task; trains nothing."""
     bench = Workbench(Path())
-    policy, reference = bench.policy(policy_name), bench.policy(reference_name)
+    names = (policy_name, reference_name)
+    policy, reference = (bench.policy(name, precision or AUTO) for name in names)
     _require_same_tokens(policy, reference)
     task = bench.task(spec, reference_name)
     evaluation = Evaluation(prompts, samples, split)
@@ -151,7 +154,10 @@ def evaluate(
         found.append(measure(drawn, task, model, reference, baseline=baseline))
     of_reference, of_policy = (measured.metrics for measured in found)
     if as_json:
-        record = {"task": spec.label, "prompts": len(rows), "samples_per_prompt": k}
+        record: dict[str, Any] = {"task": spec.label, "prompts": len(rows)}
+        models = {"policy": policy, "reference": reference}
+        computed = {name: describe(model.precision) for name, model in models.items()}
+        record |= {"samples_per_prompt": k, "precision": computed}
         print(json.dumps({**record, "reference": of_reference, "policy": of_policy}, indent=1))
         return
     table = Table(title=f"{spec.label}: {len(rows)} prompts x {k} samples, 95% intervals")

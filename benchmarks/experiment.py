@@ -23,6 +23,7 @@ from textgym.benchmarks.workbench import (
     samples_per_prompt,
 )
 from textgym.errors import PluginError, TextGymError, TrainingError
+from textgym.models.precision import describe
 from textgym.seeding import Streams
 from textgym.types import Budget, Rollout
 
@@ -98,6 +99,7 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
     result = {
         "config": cell.config,
         "seed": cell.seed,
+        "precision": describe(setup.policy.precision),
         "budget": {
             "completions": cell.budget,
             "used": budget.used,

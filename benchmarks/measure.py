@@ -15,7 +15,7 @@ from torch import Tensor
 
 from textgym.benchmarks.intervals import BASELINE, DIVERSITY, intervals
 from textgym.benchmarks.reachable import ReferencePool
-from textgym.functional import entropy, full_kl, gather_logprobs
+from textgym.functional import entropy, full_kl
 from textgym.metrics import diversity, kl, responses, sets, stats, toxicity
 from textgym.models.sampling import sampling_distribution
 from textgym.rollout import score
@@ -227,27 +227,32 @@ def _likelihoods(samples: Rollout, policy: Policy | None, reference: Policy) -> 
     }
     for rows in reference.chunks(samples):
         chunk = samples.select(rows)
-        base = _logits(reference, chunk).log_softmax(-1)
-        mask = chunk.response_mask
-        logprobs = gather_logprobs(base, chunk.response_ids)
-        parts["reference_logprobs"].append(logprobs.masked_fill(~mask, 0))
+        ids = chunk.response_ids[chunk.response_mask].unsqueeze(-1)
+        base = _log_softmax(reference, chunk)
+        parts["reference_logprobs"].append(base.gather(-1, ids)[:, 0])
         if policy is None:
             continue
-        raw = base if policy is reference else _logits(policy, chunk).log_softmax(-1)
-        logprobs = gather_logprobs(raw, chunk.response_ids)
+        raw = base if policy is reference else _log_softmax(policy, chunk)
         drawn = sampling_distribution(raw, samples.sampling)
-        parts["policy_logprobs"].append(logprobs.masked_fill(~mask, 0))
-        parts["kl"].append(full_kl(drawn, base).masked_fill(~mask, 0).clamp_min(0))
-        parts["entropy"].append(entropy(drawn).masked_fill(~mask, 0))
-    return _Likelihoods(**{name: torch.cat(p) for name, p in parts.items() if p})
+        parts["policy_logprobs"].append(raw.gather(-1, ids)[:, 0])
+        parts["kl"].append(full_kl(drawn, base).clamp_min(0))
+        parts["entropy"].append(entropy(drawn))
+    mask = samples.response_mask
+    return _Likelihoods(
+        **{
+            name: torch.zeros(mask.shape).masked_scatter(mask, torch.cat(pieces))
+            for name, pieces in parts.items()
+            if pieces
+        }
+    )
 
 
-def _logits(policy: Policy, samples: Rollout) -> Tensor:
-    """Returns [B, T, V] on the CPU."""
-    logits = policy.logits(
+def _log_softmax(policy: Policy, samples: Rollout) -> Tensor:
+    """Returns [R, V], the policy's distribution at each real response token, on the CPU."""
+    logits = policy.response_logits(
         samples.prompt_ids, samples.prompt_mask, samples.response_ids, samples.response_mask
     )
-    return logits.float().cpu()
+    return logits.float().cpu().log_softmax(-1)
 
 
 def token_lists(texts: list[str], reference: Policy) -> list[list[int]]:

@@ -35,7 +35,7 @@ def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> dic
         task = CountedTask(bench.task(spec, suite.model))
         own = task.language_model()
         name, path = (suite.model, suite.model) if own is None else (OWN_MODEL, str(own))
-        policy = bench.policy(path)
+        policy = bench.policy(path, suite.precision)
         models[spec.label] = Pretrained(name, model_fingerprint(path))
         demonstrations = task.demonstrations()
         if len(demonstrations) == 0:

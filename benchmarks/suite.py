@@ -18,6 +18,9 @@ from textgym.registry import unknown_name
 
 Options = dict[str, Any]
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""What `textgym.models.precision` knows, told here without importing torch."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -75,6 +78,9 @@ class Suite:
         reference: what KL and diversity loss are measured against and training starts from:
             `sft` fine-tunes the model on the task's demonstrations once; `pretrained` takes the
             model as it is.
+        precision: what matrix products are computed in, in sampling, training and scoring: `auto`
+            (what the machine does fast at the model's width; float32 below a width of 256),
+            `float32` or `bfloat16`. A result says what it came to.
         budget: completions an agent may sample and score while training.
         seeds: one training run per seed.
         tasks, agents: what is crossed.
@@ -88,6 +94,7 @@ class Suite:
     description: str = ""
     model: str = "tiny"
     reference: str = "sft"
+    precision: str = "auto"
     budget: int = 4096
     seeds: tuple[int, ...] = (0,)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -96,6 +103,8 @@ class Suite:
     def __post_init__(self) -> None:
         if self.reference not in ("sft", "pretrained"):
             raise ConfigError(f"reference must be 'sft' or 'pretrained', got {self.reference!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(str(unknown_name("precision", str(self.precision), PRECISIONS)))
         if self.budget < 0:
             raise ConfigError(f"budget must be >= 0 completions, got {self.budget}")
         for what in ("tasks", "agents", "seeds"):
@@ -247,6 +256,7 @@ def configure(
     agents: str | None = None,
     seeds: str | None = None,
     model: str | None = None,
+    precision: str | None = None,
     data: list[str] | None = None,
     budget: int | None = None,
     prompts: int | None = None,
@@ -273,6 +283,7 @@ def configure(
         agents=choose(agents, suite.agents) if agents is not None else None,
         seeds=numbers,
         model=model,
+        precision=precision,
         budget=budget,
         evaluation=evaluation,
     )

@@ -19,6 +19,7 @@ from textgym.benchmarks.recording import Curve
 from textgym.benchmarks.suite import Evaluation, Spec, folder_name
 from textgym.errors import DataError, PluginError
 from textgym.models.policy import Policy, load_policy
+from textgym.models.precision import AUTO, describe
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.tasks import TASKS, load_task
@@ -106,7 +107,7 @@ class Workbench:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._tasks: dict[str, Task] = {}
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[tuple[str, str], Policy] = {}
 
     def task(self, spec: Spec, model: str) -> Task:
         """Returns the task, made once; one that takes a `backbone` gets the suite's model."""
@@ -118,20 +119,25 @@ class Workbench:
             self._tasks[key] = load_task(spec.name, **options)
         return self._tasks[key]
 
-    def policy(self, name_or_path: str) -> Policy:
+    def policy(self, name_or_path: str, precision: str = AUTO) -> Policy:
         """Returns the policy, loaded once and frozen; callers copy before they train."""
-        if name_or_path not in self._policies:
-            self._policies[name_or_path] = load_policy(name_or_path).freeze()
-        return self._policies[name_or_path]
+        key = (name_or_path, precision)
+        if key not in self._policies:
+            self._policies[key] = load_policy(name_or_path, precision=precision).freeze()
+        return self._policies[key]
 
     def pretrained(self, cell: Cell) -> Policy:
         """Returns what the cell starts from: the task's own language model, or the suite's."""
         own = self.task(cell.task, cell.model).language_model()
-        return self.policy(cell.model if own is None else str(own))
+        return self.policy(cell.model if own is None else str(own), cell.precision)
 
     def reference_folder(self, cell: Cell) -> Path:
-        """Returns where the cell's reference and its samples are kept."""
-        decides = (cell.task.name, cell.task.options, cell.model, cell.fingerprint)
+        """Returns where the cell's reference and its samples are kept.
+
+        Reference and samples depend on what was computed in, whatever it was asked for as.
+        """
+        computed = describe(self.pretrained(cell).precision)
+        decides = (cell.task.name, cell.task.options, cell.model, cell.fingerprint, computed)
         key = json.dumps([*decides, cell.reference, cell.sft], sort_keys=True, default=str)
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.out / "references" / f"{folder_name(cell.task.label)}-{digest}"
@@ -162,7 +168,7 @@ class Workbench:
                 (self.out / "references" / ".gitignore").write_text("*\n")
                 agent.policy.save(temporary)
                 curve.frame().to_parquet(temporary / "curve.parquet", index=False)
-        return self.policy(str(folder))
+        return self.policy(str(folder), cell.precision)
 
     def baseline(self, cell: Cell) -> Baseline:
         """Returns what agents are held against on the cell's prompts, measured once per seed.

@@ -136,6 +136,7 @@ def step_rollout(
         going_on &= ~ended
         if not going_on.any():
             break
+    sampled = sampled.cut(policy.eos_token_id, policy.pad_token_id)
     stepped = _as_rollout(
         policy, rows, samples_per_prompt, prompt_ids, prompt_mask, sampled, sampling
     )

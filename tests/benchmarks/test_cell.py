@@ -16,7 +16,7 @@ from textgym.benchmarks.cell import (
     write_cell,
     write_error,
 )
-from textgym.benchmarks.suite import Evaluation, Spec
+from textgym.benchmarks.suite import PRECISIONS, Evaluation, Spec
 from textgym.errors import ResultsError
 
 CELL = Cell(
@@ -26,6 +26,7 @@ CELL = Cell(
     model="tiny",
     fingerprint="abc",
     reference="sft",
+    precision="auto",
     sft={},
     budget=8,
     evaluation=Evaluation(),
@@ -45,6 +46,27 @@ def test_a_cell_is_finished_only_with_the_same_config(tmp_path):
     changes += [{"evaluation": e} for e in (Evaluation(prompts=1), Evaluation(frontier_samples=0))]
     for change in changes:
         assert not dataclasses.replace(CELL, **change).is_finished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "finished"),
+    [
+        ({"asked": "auto", "used": "bfloat16"}, {"auto", "bfloat16"}),
+        ({"asked": "auto", "used": "float32"}, {"auto", "float32"}),
+        ({"asked": "bfloat16", "used": "bfloat16"}, {"bfloat16"}),
+        ({}, {"auto", "float32"}),
+    ],
+    ids=["auto came to bfloat16", "auto came to float32", "bfloat16", "before there was a choice"],
+)
+def test_a_result_is_of_the_precision_asked_for_and_of_the_one_used(made, finished, tmp_path):
+    config = {key: value for key, value in CELL.config.items() if key != "precision"}
+    result = {"config": config}
+    if made:
+        result = {"config": config | {"precision": made["asked"]}, "precision": made["used"]}
+    write_cell(tmp_path / CELL.name, result, {})
+    again = [dataclasses.replace(CELL, precision=name) for name in PRECISIONS]
+    assert {cell.precision for cell in again if cell.is_finished(tmp_path)} == finished
+    assert not any(dataclasses.replace(c, budget=9).is_finished(tmp_path) for c in again)
 
 
 def test_writing_is_all_or_nothing(tmp_path):

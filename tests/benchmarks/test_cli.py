@@ -58,6 +58,7 @@ def test_unknown_names_have_a_suggestion(bench, run):
     assert "did you mean 'quick'" in bench.fails("--suite", "quik")
     assert "did you mean 'kl_coef'" in bench.fails("--agents", "ppo@kl_coeff=1")
     assert "did you mean 'Letters'" in bench.fails("--data", "Leters=x")
+    assert "did you mean 'bfloat16'" in bench.fails("--precision", "bfloat")
     code, _, error = run("list", "agent")
     assert code == 2
     assert "did you mean 'agents'" in error
@@ -193,6 +194,18 @@ def test_eval_measures_a_model_against_itself(run, plugin, model):
     loss = found["policy"]["diversity_loss/distinct_1"]
     assert loss["low"] < loss["value"] < loss["high"]
     assert "diversity_loss/distinct_1" not in found["reference"]
+    assert found["precision"] == {"policy": "float32", "reference": "float32"}
+
+
+def test_eval_in_a_named_precision(run, plugin, model):
+    given = ("--policy", model, "--reference", model, "--task", plugin("Letters"))
+    code, out, _ = run("eval", *given, "--precision", "bfloat16", "--json")
+    assert code == 0
+    assert json.loads(out)["precision"] == {"policy": "bfloat16", "reference": "bfloat16"}
+    code, _, error = run("eval", *given, "--precision", "float23")
+    assert code == 2
+    assert error.startswith("error: unknown precision 'float23'; did you mean 'float32'?")
+    assert error.count("\n") == 1
 
 
 def test_eval_needs_one_vocabulary(run, plugin, model, other_model):

@@ -22,6 +22,7 @@ def make_cell(agent, seed=0, **changes):
         model="tiny",
         fingerprint="f",
         reference="sft",
+        precision="auto",
         sft={},
         budget=8,
         evaluation=Evaluation(),

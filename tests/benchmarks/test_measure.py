@@ -31,8 +31,8 @@ class Coin:
         assert not add_special_tokens
         return {"input_ids": [[VOCABULARY.index(c) for c in text] for text in texts]}
 
-    def logits(self, prompt_ids, prompt_mask, response_ids, response_mask):
-        return (5 + self.log).expand(*response_ids.shape, 3)
+    def response_logits(self, prompt_ids, prompt_mask, response_ids, response_mask):
+        return (5 + self.log).expand(int(response_mask.sum()), 3)
 
     def chunks(self, samples):
         return list(torch.arange(len(samples)).split(3))

@@ -111,6 +111,25 @@ def test_a_second_run_does_only_what_is_missing(suite, tmp_path):
     assert len(run(changed, tmp_path)[0]) == 1
 
 
+def test_a_run_says_what_it_computed_in_and_shares_no_reference(suite, tmp_path):
+    few = dataclasses.replace(suite, agents=(suite.agents[2], suite.agents[4]))
+    run(few, tmp_path)
+    found = results(tmp_path)
+    asked = {(r["config"]["precision"], r["precision"]) for r in found.values()}
+    assert asked == {("auto", "float32")}
+    # Named, it is the same cells and references.
+    assert run(dataclasses.replace(few, precision="float32"), tmp_path)[0] == []
+    references = set(tmp_path.glob("references/*/policy"))
+    outcomes, _ = run(dataclasses.replace(few, precision="bfloat16"), tmp_path)
+    assert [o.error for o in outcomes] == ["", ""]
+    changed = results(tmp_path)
+    asked = {(r["config"]["precision"], r["precision"]) for r in changed.values()}
+    assert asked == {("bfloat16", "bfloat16")}
+    assert changed["nudge"]["metrics"] != found["nudge"]["metrics"]
+    fresh = set(tmp_path.glob("references/*/policy")) - references
+    assert [len(references), len(fresh)] == [1, 1]
+
+
 def test_metrics_depend_on_the_seed_and_not_on_the_processes(suite, tmp_path):
     here = dataclasses.replace(suite, seeds=(0, 1))
     run(here, tmp_path / "one", jobs=1)

@@ -4,6 +4,7 @@ import pytest
 
 from textgym.benchmarks.cell import OWN_MODEL, Pretrained, cells
 from textgym.benchmarks.suite import (
+    PRECISIONS,
     Spec,
     Suite,
     configure,
@@ -16,6 +17,7 @@ from textgym.benchmarks.suite import (
 )
 from textgym.benchmarks.workbench import make_agent
 from textgym.errors import ConfigError, UnknownNameError
+from textgym.models import precision
 from textgym.tasks import TASKS
 
 TOML = """
@@ -77,6 +79,8 @@ def test_every_agent_of_a_shipped_suite_can_be_made(name):
         ("tasks = [{ label = 'x' }]\nagents = ['b']", "without a name"),
         ("tasks = ['a']\nagents = ['b']\nbudget = -1", "budget must be >= 0"),
         ("tasks = ['a']\nagents = ['b']\nreference = 'x'", "'sft' or 'pretrained'"),
+        ("tasks = ['a']\nagents = ['b']\nprecision = 'bfloat'", "did you mean 'bfloat16'"),
+        ("tasks = ['a']\nagents = ['b']\nprecision = 16", "unknown precision '16'"),
         ("tasks = ['a']\nagents = ['b', 'b']", "two agents are called 'b'"),
         ("tasks = ['a']\nagents = ['b']\nseeds = [-1]", "seeds must be >= 0"),
         (
@@ -89,6 +93,16 @@ def test_every_agent_of_a_shipped_suite_can_be_made(name):
 def test_broken_suites_say_what_is_wrong(toml, says):
     with pytest.raises(ConfigError, match=says):
         parse_suite("s", toml)
+
+
+def test_the_precision_is_auto_unless_it_is_named():
+    assert parse_suite("mine", TOML).precision == load_suite("quick").precision == "auto"
+    assert parse_suite("mine", f"precision = 'bfloat16'\n{TOML}").precision == "bfloat16"
+    chosen = configure("quick", precision="float32")
+    assert chosen.precision == "float32"
+    models = {task.label: Pretrained("m", "f") for task in chosen.tasks}
+    assert {cell.config["precision"] for cell in cells(chosen, models)} == {"float32"}
+    assert list(PRECISIONS) == [precision.AUTO, *precision.PRECISIONS]
 
 
 def test_spec_values_are_typed():

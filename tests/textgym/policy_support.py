@@ -15,6 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from textgym.models.hugging_face import hidden_states
 from textgym.models.policy import Policy
 from textgym.models.tokenize import encode_prompts, train_tokenizer
 from textgym.tasks.base import Task
@@ -92,7 +93,7 @@ def make_policy(family="llama", *, extra_rows=0, tied=True):
 def _make_eos_likely(policy):
     """Points EOS's output row along the mean state, so that its probability is around e^-2."""
     ids, mask = encode_prompts(policy.tokenizer, PROMPTS, WINDOW)
-    mean = policy.last_hidden(ids, mask)[mask].mean(0)
+    mean = hidden_states(policy.model.base_model, ids, mask)[mask].mean(0)
     level = policy.next_logits(ids, mask).logsumexp(-1).mean() - 2
     policy.model.get_output_embeddings().weight[policy.eos_token_id] = mean * level / mean.dot(mean)
 

@@ -128,14 +128,14 @@ def test_prompts_of_unlike_length_do_not_disturb_each_other(policy):
 def test_reading_few_prefixes_at_once_changes_nothing(policy, monkeypatch):
     whole = sequence_logprobs(policy, TASK.tree, PROMPTS)
     calls = []
-    forward = policy.forward
+    response_logits = policy.response_logits
 
     def counted(*args, **kwargs):
         calls.append(len(args[0]))
-        return forward(*args, **kwargs)
+        return response_logits(*args, **kwargs)
 
     monkeypatch.setattr("textgym.models.enumeration._ROWS", 20)
-    monkeypatch.setattr(policy, "forward", counted)
+    monkeypatch.setattr(policy, "response_logits", counted)
     parts = sequence_logprobs(policy, TASK.tree, PROMPTS)
     # 3^2 prefixes to a prompt, so two prompts fit
     assert calls == [18, 18, 9]

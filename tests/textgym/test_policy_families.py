@@ -11,7 +11,8 @@ from policy_support import (
     tokenizer,
 )
 
-from textgym.models.policy import Policy, position_ids
+from textgym.models.hugging_face import position_ids
+from textgym.models.policy import Policy
 from textgym.models.value_head import ValueModel
 from textgym.rollout import encode_texts, rollout
 from textgym.types import Sampling

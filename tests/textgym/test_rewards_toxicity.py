@@ -54,7 +54,7 @@ def test_a_score_does_not_depend_on_the_batch(trained):
     toxicity = Toxicity(folder, trust_checkpoint=True)
     alone = [toxicity.scores([text])[0] for text in texts]
     assert toxicity.scores(texts) == pytest.approx(alone, abs=1e-5)
-    small = Toxicity(folder, trust_checkpoint=True, batch_size=2)
+    small = Toxicity(folder, trust_checkpoint=True, bucket_characters=30)
     assert small.scores(texts) == pytest.approx(alone, abs=1e-5)
     assert toxicity.scores([]) == []
 
@@ -114,8 +114,8 @@ def test_any_object_that_predicts_as_detoxify_does_is_taken():
     assert toxicity.name == "Constant"
     assert toxicity.scores(["a"]) == [0.25]
     assert toxicity.scores(["a", "b"]) == [0.25, 0.25]
-    with pytest.raises(ConfigError, match="batch_size must be >= 1, got 0"):
-        Toxicity(Constant(), batch_size=0)
+    with pytest.raises(ConfigError, match="bucket_characters must be >= 1, got 0"):
+        Toxicity(Constant(), bucket_characters=0)
 
 
 def test_bad_training_data(tmp_path):

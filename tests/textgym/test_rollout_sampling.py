@@ -17,6 +17,7 @@ from scipy.stats import chisquare
 
 from textgym.envs.vector_env import TextVectorEnv
 from textgym.errors import ConfigError, DataError, ModelError, PromptTooLongError, RewardError
+from textgym.models import hugging_face
 from textgym.models.sampling import complete, draw, inverse_cdf, sampling_distribution
 from textgym.rollout import encode_texts, rollout, score, step_rollout
 from textgym.types import Sampling
@@ -43,15 +44,15 @@ def sample(policy, seed=0, rows=ROWS, k=3, **options):
 
 
 def test_inverse_cdf_by_hand():
-    logprobs = torch.tensor([[0.5, 0.0, 0.25, 0.25]], dtype=torch.float64).log().expand(7, 4)
+    weights = torch.tensor([[0.5, 0.0, 0.25, 0.25]], dtype=torch.float64).expand(7, 4)
     uniforms = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.99, 1 - 2**-53], dtype=torch.float64)
-    assert inverse_cdf(logprobs, uniforms).tolist() == [0, 0, 2, 2, 3, 3, 3]
+    assert inverse_cdf(weights, uniforms).tolist() == [0, 0, 2, 2, 3, 3, 3]
 
 
 def test_a_token_of_no_probability_is_never_drawn():
-    logprobs = torch.tensor([[0.0, 1.0, 0.0]]).log().expand(3, 3)
+    weights = torch.tensor([[0.0, 1.0, 0.0]]).expand(3, 3)
     uniforms = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    assert inverse_cdf(logprobs, uniforms).tolist() == [1, 1, 1]
+    assert inverse_cdf(weights, uniforms).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +296,7 @@ def test_a_model_without_a_cache_is_an_error(policy, monkeypatch):
         past_key_values = None
         logits = torch.zeros(4, 1, policy.vocab_size)
 
-    monkeypatch.setattr(policy, "forward", lambda *args, **kwargs: NoCache())
+    monkeypatch.setattr(policy, "decoder", lambda: None)
+    monkeypatch.setattr(hugging_face, "forward", lambda *args, **kwargs: NoCache())
     with pytest.raises(ModelError, match="keeps no key-value cache"):
         sample(policy)

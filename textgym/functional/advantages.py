@@ -102,7 +102,7 @@ def grpo_advantages(rewards: Tensor, k: int, eps: float = 1e-4) -> Tensor:
     Args:
         rewards: [B], prompt-major.
         k: samples per prompt, >= 2.
-        eps: in units of reward; keeps groups of equal rewards at 0.
+        eps: in units of reward; groups of equal rewards are exactly 0.
 
     Returns:
         [B].
@@ -114,6 +114,8 @@ def grpo_advantages(rewards: Tensor, k: int, eps: float = 1e-4) -> Tensor:
     Source: Shao et al. 2024, arXiv 2402.03300, section 4.1.2.
     """
     groups = _groups(rewards, k, at_least=2)
+    # Measured from the first, equal rewards have mean 0; else eps would divide a rounding error.
+    groups = groups - groups[:, :1]
     centred = groups - groups.mean(dim=1, keepdim=True)
     return (centred / (groups.std(dim=1, keepdim=True) + eps)).flatten()
 

@@ -54,6 +54,7 @@ def ppo_policy_loss(
     clip: float = 0.2,
     aggregation: str = "token",
     max_tokens: int | None = None,
+    clip_high: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Returns PPO's clipped policy loss, `max(-A rho, -A clip(rho, 1 - e, 1 + e))`, aggregated.
 
@@ -67,6 +68,7 @@ def ppo_policy_loss(
         clip: e, > 0.
         aggregation: see `aggregate`.
         max_tokens: see `aggregate`.
+        clip_high: the e above 1, > 0; None: as below (Yu et al. 2025, arXiv 2503.14476, eq. 10).
 
     Returns:
         The scalar loss, and over the response tokens: `ratio_mean`, `ratio_deviation` (the largest
@@ -74,20 +76,21 @@ def ppo_policy_loss(
         `approx_kl` (k3 of KL(pi_old || pi), nats per token).
 
     Raises:
-        ConfigError: clip <= 0, or an unknown aggregation.
+        ConfigError: clip or clip_high <= 0, or an unknown aggregation.
         ValueError: shapes differ.
 
     Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7.
     """
-    if not clip > 0:
-        raise ConfigError(f"clip must be > 0, got {clip}")
+    clip_high = clip if clip_high is None else clip_high
+    if not (clip > 0 and clip_high > 0):
+        raise ConfigError(f"clip must be > 0, got {clip} below and {clip_high} above")
     advantages = _per_token(advantages, mask)
     check_mask(mask, logp, old_logp)
     # Padding is cut off before the exponential: inf there would turn the gradient into NaN.
     log_ratio = torch.where(mask, logp - old_logp, 0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip_high)
     loss = aggregate(torch.maximum(unclipped, clipped), mask, aggregation, max_tokens)
     with torch.no_grad():
         diagnostics = {

@@ -142,13 +142,13 @@ def _responses(
     prefixes = tree.prefixes.repeat(prompts, 1)
     # The last token of a row is predicted, never read: any token does there.
     read = torch.cat([prefixes, torch.zeros((len(prefixes), 1), dtype=torch.int64)], dim=1)
-    logits = policy.logits(
+    logits = policy.response_logits(
         prompt_ids.repeat_interleave(rows, dim=0),
         prompt_mask.repeat_interleave(rows, dim=0),
         read,
         torch.ones(read.shape, dtype=torch.bool),
     )
-    logprobs = sampling_distribution(logits.float().log_softmax(-1).flatten(0, 1), sampling)
+    logprobs = sampling_distribution(logits.float().log_softmax(-1), sampling)
     table = logprobs.reshape(prompts, rows, horizon, tree.vocab_size)
     steps = torch.arange(horizon)
     chosen = table[:, tree.prefix_of[:, None], steps, tree.ids]

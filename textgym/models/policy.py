@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import copy
-import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from textgym.errors import ModelError
-from textgym.models import llama
+from textgym.models import hugging_face
+from textgym.models.branches import branch, states_before
+from textgym.models.decoder import Decoder
+from textgym.models.decoder import logits as head_logits
+from textgym.models.decoding import Decoding
+from textgym.models.families import read
+from textgym.models.likelihood import token_logprobs
+from textgym.models.linear import Linear
+from textgym.models.precision import AUTO, resolve
 from textgym.models.tokenize import TINY, load_pretrained, load_tokenizer, quiet
+from textgym.models.trunk import states_of_responses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from textgym.models.sampling import Sampler
     from textgym.types import Rollout
 
 CHUNK_FLOATS = 2**25
 """Logits held at once where no gradient is needed: 128 MiB of float32."""
 CHUNK_TOKENS = 2**13
 """Tokens read at once where no gradient is needed: the activations of far more leave the cache."""
-
-
-def position_ids(mask: Tensor) -> Tensor:
-    """Returns [B, L] positions that count real tokens only: 0 at the first, whatever the padding.
-
-    >>> position_ids(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]))
-    tensor([[0, 0, 0, 1],
-            [0, 1, 2, 2]])
-    """
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def response_inputs(
-    prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Returns what a model reads to predict every response token: [B, P + T - 1] ids and mask.
-
-    The last T positions are the states before each response token. The last token of the response
-    is predicted, never read.
-    """
-    ids = torch.cat([prompt_ids, response_ids[:, :-1]], dim=1)
-    mask = torch.cat([prompt_mask, response_mask[:, :-1]], dim=1)
-    return ids, mask
-
-
-def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Returns the log-probability of each id, nats: logits [..., V] and ids [...] give [...]."""
-    logits = logits.float()
-    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+TRAIN_BYTES = 2**30
+"""Activations kept for a backward pass, about; beyond, they are computed again piece by piece."""
 
 
 class Policy:
@@ -64,6 +48,9 @@ class Policy:
         model: the `transformers` model.
         tokenizer: its tokenizer, with an EOS and a pad token.
         name: for tables and errors.
+        precision: what matrix products are computed in (`textgym.models.precision`); weights,
+            their gradients, norms and the sums between layers keep the weights' own type.
+        sampler: what draws tokens; None for the loop in `textgym.models.sampling`.
         vocab_size: V, the tokenizer's tokens. A head may have more rows, to fill a block of
             memory; no text has those ids and they are cut off everywhere.
         eos_token_id: ends a response.
@@ -72,7 +59,11 @@ class Policy:
     """
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str = "policy"
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "policy",
+        precision: str = AUTO,
     ) -> None:
         rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:
@@ -82,12 +73,13 @@ class Policy:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.asked_precision = precision
+        self.sampler: Sampler | None = None
         self.vocab_size = len(tokenizer)
         self.eos_token_id: int = tokenizer.eos_token_id
         self.pad_token_id: int = tokenizer.pad_token_id
         window = getattr(model.config, "max_position_embeddings", None)
         self.max_length: int = window or tokenizer.model_max_length
-        self._takes = set(inspect.signature(model.forward).parameters)
 
     @property
     def device(self) -> torch.device:
@@ -105,110 +97,137 @@ class Policy:
         """Returns the parameters that are not frozen."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        keep: int,
-        cache: Any = None,
-        use_cache: bool = False,
-        **options: Any,
-    ) -> Any:
-        """Runs the model with positions counted from the mask.
+    @property
+    def precision(self) -> torch.dtype:
+        """What matrix products are computed in."""
+        return resolve(self.asked_precision, self.model)
 
-        A plain Llama goes the short way of `textgym.models.llama`, which gives the same.
+    def decoder(self) -> Decoder | None:
+        """Returns the weights as they are now, or None where the model is not read directly."""
+        decoder = read(self.model)
+        if decoder is None:
+            return None
+        if isinstance(decoder.head, Linear) and self.vocab_size < len(decoder.head.weight):
+            # No text has the ids of the rows beyond.
+            weight, bias = decoder.head.weight, decoder.head.bias
+            cut = None if bias is None else bias[: self.vocab_size]
+            decoder = replace(decoder, head=Linear(weight[: self.vocab_size], cut))
+        return decoder if self.precision == self.dtype else decoder.to(self.precision)
+
+    def decoding(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, samples: int, limit: int
+    ) -> Decoding | hugging_face.CachedDecoding:
+        """Returns N * K samples in the making: it gives logits, and reads the tokens drawn.
 
         Args:
-            input_ids: [B, L] int64, tokens not in the cache yet.
-            attention_mask: [B, M] bool, M = L plus what the cache holds.
-            keep: how many of the last positions go through the head, at least 1.
-            cache: what an earlier call returned, read and extended; not while gradients are
-                recorded.
-            use_cache: whether to begin or extend a key-value cache.
-            options: passed on to the model in `transformers`.
+            prompt_ids: [N, P] int64, left-padded.
+            prompt_mask: [N, P] bool.
+            samples: K, samples per prompt.
+            limit: most tokens of a sample.
 
-        Returns:
-            The output; its `logits` are [B, keep, V], its `past_key_values` are the cache.
+        Raises:
+            ModelError: the model keeps no key-value cache.
         """
-        if isinstance(cache, llama.Cache) or (
-            cache is None and not options and llama.supports(self.model)
-        ):
-            cache = llama.Cache() if use_cache and cache is None else cache
-            plain = llama.forward(self.model, input_ids, attention_mask, keep, cache)
-            plain.logits = plain.logits[..., : self.vocab_size]
-            return plain
-        width = input_ids.shape[1]
-        arguments: dict[str, Any] = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask.long(),
-            "past_key_values": cache,
-            "use_cache": use_cache,
-            **options,
-        }
-        if "position_ids" in self._takes:
-            arguments["position_ids"] = position_ids(attention_mask)[:, -width:]
-        if "logits_to_keep" in self._takes:
-            arguments["logits_to_keep"] = keep
-        output = self.model(**arguments)
-        output.logits = output.logits[:, -keep:, : self.vocab_size]
-        return output
+        ids, mask = prompt_ids.to(self.device), prompt_mask.to(self.device)
+        decoder = self.decoder()
+        if decoder is None:
+            return hugging_face.CachedDecoding(self.model, self.vocab_size, ids, mask, samples)
+        return Decoding(decoder.packed(len(ids) * samples), ids, mask, samples, limit)
 
-    def logits(
+    def response_logits(
         self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
     ) -> Tensor:
-        """Returns [B, T, V] logits, those at t predict response token t; differentiable.
+        """Returns [R, V] logits that predict the R real response tokens, row by row.
+
+        Differentiable. Each distinct prompt is read once.
 
         Args:
-            prompt_ids: [B, P] int64, left-padded.
+            prompt_ids: [B, P] int64, padded.
             prompt_mask: [B, P] bool.
             response_ids: [B, T] int64, right-padded.
-            response_mask: [B, T] bool.
+            response_mask: [B, T] bool; R is how many it holds.
         """
-        batch, width = response_ids.shape
-        if batch == 0 or width == 0:
-            return torch.zeros((batch, width, self.vocab_size), device=self.device)
-        ids, mask = response_inputs(prompt_ids, prompt_mask, response_ids, response_mask)
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        logits: Tensor = self.forward(ids, mask, keep=width, use_cache=False).logits
+        batch = [x.to(self.device) for x in (prompt_ids, prompt_mask, response_ids, response_mask)]
+        if not response_mask.any():
+            return torch.zeros((0, self.vocab_size), device=self.device)
+        decoder = self.decoder()
+        if decoder is not None:
+            return head_logits(decoder, states_before(decoder, branch(*batch)))
+        ids, mask = hugging_face.response_inputs(*batch)
+        output = hugging_face.forward(self.model, ids, mask, keep=response_ids.shape[1])
+        logits: Tensor = output.logits[batch[3]][:, : self.vocab_size]
         return logits
+
+    def token_logprobs(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
+    ) -> Tensor:
+        """Returns [B, T] log-probabilities of given responses, nats, 0 where the mask is False.
+
+        Differentiable, in one pass. The arguments are those of `response_logits`.
+        """
+        mask, ids = response_mask.to(self.device), response_ids.to(self.device)
+        logits = self.response_logits(prompt_ids, prompt_mask, ids, mask)
+        found = torch.zeros(mask.shape, device=self.device)
+        return found.masked_scatter(mask, token_logprobs(logits, ids[mask]))
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         """Returns [B, T] log-probabilities of the responses, nats, 0 where the mask is False.
 
-        Differentiable where gradients are enabled, then in one pass; else in chunks.
+        Differentiable where gradients are enabled. A batch whose activations would take more than
+        TRAIN_BYTES is then cut into pieces that are computed again in the backward pass, which
+        accumulates their gradients: memory for one piece, a third more time, the same numbers.
         """
-        return self._scored(rollout, full=False)
+        if len(rollout) == 0:
+            return torch.zeros(rollout.response_mask.shape, device=self.device)
+        if not torch.is_grad_enabled():
+            return torch.cat([self._score(rollout, rows) for rows in self.chunks(rollout)])
+        pieces = torch.split(torch.arange(len(rollout)), self._train_rows(rollout))
+        if len(pieces) == 1:
+            return self._score(rollout, pieces[0])
+        return torch.cat(
+            [checkpoint(self._score, rollout, rows, use_reentrant=False) for rows in pieces]
+        )
+
+    def _score(self, rollout: Rollout, rows: Tensor) -> Tensor:
+        return self.token_logprobs(
+            rollout.prompt_ids[rows],
+            rollout.prompt_mask[rows],
+            rollout.response_ids[rows],
+            rollout.response_mask[rows],
+        )
+
+    def _train_rows(self, rollout: Rollout) -> int:
+        """Returns how many rows' activations stay within TRAIN_BYTES, roughly."""
+        config = self.model.config
+        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        per_layer = 10 * config.hidden_size + 4 * inner
+        floats: int = config.num_hidden_layers * per_layer * rollout.prompt_ids.shape[1]
+        answer = config.num_hidden_layers * per_layer + 2 * self.vocab_size
+        floats += rollout.response_ids.shape[1] * answer
+        return max(1, TRAIN_BYTES // (4 * max(1, floats)))
 
     def response_logprobs(self, rollout: Rollout) -> Tensor:
         """Returns [B, T, V] log-probabilities of every token, nats, 0 where the mask is False.
 
         This is large: take `chunks` of the rollout where B is.
         """
-        return self._scored(rollout, full=True)
+        mask = rollout.response_mask.to(self.device)
+        logits = self.response_logits(
+            rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, mask
+        )
+        found = torch.zeros((*mask.shape, self.vocab_size), device=self.device)
+        return found.masked_scatter(mask.unsqueeze(-1), logits.float().log_softmax(-1))
 
     def chunks(self, rollout: Rollout) -> list[Tensor]:
         """Returns row indices in pieces that stay within CHUNK_FLOATS logits and CHUNK_TOKENS."""
         responses = rollout.response_ids.shape[1]
-        tokens = rollout.prompt_ids.shape[1] + responses
+        tokens = rollout.prompt_ids.shape[1] // rollout.samples_per_prompt + responses
         logits = responses * self.vocab_size
         rows = min(CHUNK_FLOATS // max(1, logits), CHUNK_TOKENS // max(1, tokens))
         return list(torch.split(torch.arange(len(rollout)), max(1, rows)))
 
-    def _scored(self, rollout: Rollout, full: bool) -> Tensor:
-        if torch.is_grad_enabled() or len(rollout) == 0:
-            return self._score_rows(rollout, torch.arange(len(rollout)), full)
-        return torch.cat([self._score_rows(rollout, r, full) for r in self.chunks(rollout)])
-
-    def _score_rows(self, rollout: Rollout, rows: Tensor, full: bool) -> Tensor:
-        ids = rollout.response_ids[rows]
-        mask = rollout.response_mask[rows].to(self.device)
-        logits = self.logits(rollout.prompt_ids[rows], rollout.prompt_mask[rows], ids, mask)
-        if full:
-            return logits.float().log_softmax(-1).masked_fill(~mask.unsqueeze(-1), 0.0)
-        return token_logprobs(logits, ids.to(self.device)).masked_fill(~mask, 0.0)
-
     def next_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns [B, V] logits of the token that follows.
+        """Returns [B, V] logits of the token that follows; differentiable.
 
         Args:
             input_ids: [B, C] int64, left-padded.
@@ -217,17 +236,11 @@ class Policy:
         mask = attention_mask.bool()
         width = int(mask.sum(1).max())
         ids, mask = input_ids[:, -width:].to(self.device), mask[:, -width:].to(self.device)
-        logits: Tensor = self.forward(ids, mask, keep=1, use_cache=False).logits[:, 0]
-        return logits
-
-    def last_hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Returns [B, L, D], the trunk's last hidden states (after its final norm).
-
-        Args:
-            input_ids: [B, L] int64, padded on either side.
-            attention_mask: [B, L] bool.
-        """
-        return last_hidden(self.model.base_model, input_ids, attention_mask)
+        decoder = self.decoder()
+        if decoder is None:
+            logits: Tensor = hugging_face.forward(self.model, ids, mask, keep=1).logits[:, 0]
+            return logits[:, : self.vocab_size]
+        return Decoding(decoder, ids, mask, samples=1, limit=0).logits
 
     @torch.no_grad()
     def embed(self, rollout: Rollout) -> Tensor:
@@ -238,18 +251,24 @@ class Policy:
         embeddings = torch.zeros((len(rollout), self.model.config.hidden_size))
         width = rollout.response_ids.shape[1]
         for rows in self.chunks(rollout) if width else []:
-            ids = torch.cat([rollout.prompt_ids[rows], rollout.response_ids[rows]], dim=1)
             mask = rollout.response_mask[rows]
-            read = torch.cat([rollout.prompt_mask[rows], mask], dim=1)
-            hidden = self.last_hidden(ids, read)[:, -width:].float().cpu()
-            tokens = mask.sum(1, keepdim=True).clamp(min=1)
-            embeddings[rows] = (hidden * mask.unsqueeze(-1)).sum(1) / tokens
+            hidden = states_of_responses(
+                self.model.base_model,
+                rollout.prompt_ids[rows],
+                rollout.prompt_mask[rows],
+                rollout.response_ids[rows],
+                mask,
+                self.precision,
+            )
+            sums = torch.zeros((len(rows), hidden.shape[1]))
+            sums.index_add_(0, mask.nonzero()[:, 0], hidden.float().cpu())
+            embeddings[rows] = sums / mask.sum(1, keepdim=True).clamp(min=1)
         return embeddings
 
     def copy(self, name: str | None = None) -> Policy:
         """Returns a policy with its own, trainable copy of the weights."""
         model = copy.deepcopy(self.model).requires_grad_(True)
-        return Policy(model, self.tokenizer, name or self.name)
+        return Policy(model, self.tokenizer, name or self.name, self.asked_precision)
 
     def freeze(self) -> Policy:
         """Stops gradients to the weights and returns the policy itself."""
@@ -263,23 +282,11 @@ class Policy:
         self.tokenizer.save_pretrained(path)
 
 
-def last_hidden(trunk: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Returns [B, L, D] last hidden states of a headless model, positions counted from the mask."""
-    device = next(trunk.parameters()).device
-    input_ids, mask = input_ids.to(device), attention_mask.to(device)
-    if llama.supports(trunk):
-        return llama.hidden_states(trunk, input_ids, mask)
-    arguments = {"input_ids": input_ids, "attention_mask": mask.long()}
-    if "position_ids" in inspect.signature(trunk.forward).parameters:
-        arguments["position_ids"] = position_ids(mask)
-    hidden: Tensor = trunk(**arguments, use_cache=False).last_hidden_state
-    return hidden
-
-
 def load_policy(
     name_or_path: str | Path = TINY,
     *,
     dtype: torch.dtype = torch.float32,
+    precision: str = AUTO,
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> Policy:
@@ -291,6 +298,8 @@ def load_policy(
     Args:
         name_or_path: "tiny", a folder or a Hub id.
         dtype: of the weights.
+        precision: of matrix products: "auto" (what the machine does fast at this width), "float32"
+            or "bfloat16".
         device: where to put them.
         revision: commit, branch or tag of a Hub id.
 
@@ -318,7 +327,7 @@ def load_policy(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    policy = Policy(model, tokenizer, name=str(name_or_path))
+    policy = Policy(model, tokenizer, str(name_or_path), precision)
     _require_causal(policy)
     return policy
 
@@ -327,6 +336,7 @@ def load_policy(
 def _require_causal(policy: Policy) -> None:
     """Raises ModelError if a later token changes an earlier prediction, as in a BERT."""
     ids = torch.tensor([[0, 0], [0, 1]], device=policy.device)
-    logits = policy.forward(ids, torch.ones_like(ids), keep=2, use_cache=False).logits[:, 0].float()
+    mask = torch.ones_like(ids)
+    logits = hugging_face.forward(policy.model, ids, mask, keep=2).logits[:, 0].float()
     if not torch.allclose(logits[0], logits[1], atol=1e-2, rtol=1e-2):
         raise ModelError(f"{policy.name} is no causal model: it sees the tokens it is to predict")

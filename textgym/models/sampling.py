@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from textgym.errors import ModelError
 from textgym.models.tokenize import decode_responses, encode_prompts
 from textgym.types import Sampling
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 KEPT_SHARE = 0.75
 """Rows that have ended leave the batch when at most this share goes on; it copies the cache."""
+BLOCK = 128
+"""Tokens whose weights are summed together when one is drawn."""
 
 
 @dataclass
@@ -37,21 +39,48 @@ class Sampled:
     sampling_logprobs: Tensor
 
     @classmethod
-    def empty(cls, batch: int, width: int, pad_token_id: int) -> Sampled:
+    def empty(
+        cls, batch: int, width: int, pad_token_id: int, device: torch.device | str = "cpu"
+    ) -> Sampled:
         """Returns B responses of no tokens, with room for `width`."""
         return cls(
-            ids=torch.full((batch, width), pad_token_id, dtype=torch.int64),
-            mask=torch.zeros((batch, width), dtype=torch.bool),
-            policy_logprobs=torch.zeros((batch, width)),
-            sampling_logprobs=torch.zeros((batch, width)),
+            ids=torch.full((batch, width), pad_token_id, dtype=torch.int64, device=device),
+            mask=torch.zeros((batch, width), dtype=torch.bool, device=device),
+            policy_logprobs=torch.zeros((batch, width), device=device),
+            sampling_logprobs=torch.zeros((batch, width), device=device),
         )
 
     def put(self, rows: Tensor, t: int, tokens: Tensor, policy: Tensor, sampling: Tensor) -> None:
         """Books the tokens that `rows` drew at step t, with their log-probabilities."""
         self.ids[rows, t] = tokens
-        self.mask[rows, t] = True
         self.policy_logprobs[rows, t] = policy
         self.sampling_logprobs[rows, t] = sampling
+
+    def cut(self, eos_token_id: int, pad_token_id: int) -> Sampled:
+        """Returns the same on the CPU, with nothing after each row's first EOS."""
+        ids = self.ids.cpu()
+        ends = (ids == eos_token_id).long()
+        mask = ends.cumsum(1) - ends == 0
+        return Sampled(
+            ids.masked_fill(~mask, pad_token_id),
+            mask,
+            self.policy_logprobs.cpu().masked_fill(~mask, 0),
+            self.sampling_logprobs.cpu().masked_fill(~mask, 0),
+        )
+
+
+class Sampler(Protocol):
+    """What may draw a policy's tokens in place of the loop here: see `textgym.models.vllm`."""
+
+    def sample(
+        self,
+        policy: Policy,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        uniforms: Tensor,
+        sampling: Sampling,
+    ) -> Sampled:
+        """Does what `sample_tokens` does."""
 
 
 def sampling_distribution(logprobs: Tensor, sampling: Sampling) -> Tensor:
@@ -81,24 +110,42 @@ def sampling_distribution(logprobs: Tensor, sampling: Sampling) -> Tensor:
     return scaled.log_softmax(-1)
 
 
-def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws one token per row: the first at which the cumulative probability exceeds the uniform.
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws one token per row: the first at which the cumulative weight exceeds the uniform.
 
     One number decides a row's token, so a row draws the same whatever batch it is in. (The
     exponential race in `torch.multinomial` needs V numbers from the generator per row and step.)
+    Sums over blocks of tokens find the block, one block's own sums the token.
 
     Args:
-        logprobs: [B, V] normalised log-probabilities, nats.
+        weights: [B, V] >= 0, probabilities up to a factor per row.
         uniforms: [B] float64 in [0, 1).
 
     Returns:
-        [B] int64 tokens.
+        [B] int64 tokens, never one of weight 0.
     """
-    cdf = logprobs.double().exp().cumsum(-1)
-    targets = uniforms.unsqueeze(-1) * cdf[:, -1:]
-    # right=True: a token of probability 0 is never the first above its target.
-    tokens = torch.searchsorted(cdf, targets, right=True).squeeze(-1)
-    return tokens.clamp(max=logprobs.shape[-1] - 1)
+    vocabulary = weights.shape[1]
+    if beyond := -vocabulary % BLOCK:
+        weights = functional.pad(weights, (0, beyond))
+    blocks = weights.view(len(weights), -1, BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64)
+    totals = sums.cumsum(-1)
+    block, rest = _first_above(totals, uniforms.unsqueeze(-1) * totals[:, -1:])
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block].double().cumsum(-1)
+    within, _ = _first_above(inside, rest.unsqueeze(-1))
+    return block * BLOCK + within
+
+
+def _first_above(cumulative: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns where [B, n] cumulative sums first exceed [B, 1] targets, and what is left there.
+
+    Targets that rounding put outside [0, total) are put back: the weight found is never 0.
+    """
+    below_total = torch.nextafter(cumulative[:, -1:], cumulative.new_zeros(()))
+    targets = targets.clamp(min=0).minimum(below_total)
+    found = torch.searchsorted(cumulative, targets, right=True)
+    before = cumulative.gather(1, (found - 1).clamp(min=0)).masked_fill_(found == 0, 0)
+    return found[:, 0], (targets - before)[:, 0]
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,9 +160,17 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
         Tokens [B] int64 and their log-probabilities [B] under the policy and under the
         distribution drawn from.
     """
-    policy = logits.float().log_softmax(-1)
+    logits = logits.float()
+    if sampling == Sampling():
+        highest = logits.amax(-1, keepdim=True)
+        weights = (logits - highest).exp_()
+        tokens = inverse_cdf(weights, uniforms)
+        total = highest[:, 0] + weights.sum(-1).log()
+        chosen = logits.gather(-1, tokens.unsqueeze(-1))[:, 0] - total
+        return tokens, chosen, chosen
+    policy = logits.log_softmax(-1)
     drawn_from = sampling_distribution(policy, sampling)
-    tokens = inverse_cdf(drawn_from, uniforms)
+    tokens = inverse_cdf(drawn_from.exp(), uniforms)
     index = tokens.unsqueeze(-1)
     return tokens, policy.gather(-1, index)[:, 0], drawn_from.gather(-1, index)[:, 0]
 
@@ -133,7 +188,7 @@ def sample_tokens(
     Each prompt is read once for its K samples, and rows that have ended leave the batch.
 
     Args:
-        policy: what to sample from.
+        policy: what to sample from, in its own precision.
         prompt_ids: [N, P] int64, left-padded.
         prompt_mask: [N, P] bool.
         uniforms: [N * K, T] float64 in [0, 1), one per token; T is the length limit.
@@ -145,42 +200,30 @@ def sample_tokens(
     Raises:
         ModelError: the model keeps no key-value cache.
     """
-    device = policy.device
+    if policy.sampler is not None:
+        return policy.sampler.sample(policy, prompt_ids, prompt_mask, uniforms, sampling)
     batch, limit = uniforms.shape
-    sampled = Sampled.empty(batch, limit, policy.pad_token_id)
     if batch == 0 or limit == 0:
-        return sampled
-    uniforms, mask = uniforms.to(device), prompt_mask.to(device)
-    logits, cache = _read_prompts(policy, prompt_ids.to(device), mask, batch // len(mask))
-    mask = mask.repeat_interleave(batch // len(mask), dim=0)
+        return Sampled.empty(batch, limit, policy.pad_token_id)
+    device = policy.device
+    uniforms = uniforms.to(device)
+    decoding = policy.decoding(prompt_ids, prompt_mask, batch // len(prompt_ids), limit)
+    record = Sampled.empty(batch, limit, policy.pad_token_id, device)
     rows = torch.arange(batch, device=device)
     going = torch.ones_like(rows, dtype=torch.bool)
     for t in range(limit):
-        drawn = draw(logits, uniforms[rows, t], sampling)
-        sampled.put(rows[going].cpu(), t, *(x[going].cpu() for x in drawn))
-        tokens = drawn[0]
+        tokens, *logprobs = draw(decoding.logits, uniforms[rows, t], sampling)
+        record.put(rows, t, tokens, *logprobs)
         going = going & (tokens != policy.eos_token_id)
-        left = going.nonzero().squeeze(-1)
-        if t + 1 == limit or len(left) == 0:
+        left = int(going.sum())
+        if t + 1 == limit or left == 0:
             break
-        if len(left) <= KEPT_SHARE * len(rows):
-            rows, tokens, mask, going = rows[left], tokens[left], mask[left], going[left]
-            cache.batch_select_indices(left)
-        mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
-        logits = policy.forward(tokens[:, None], mask, keep=1, cache=cache, use_cache=True).logits
-        logits = logits[:, 0]
-    return sampled
-
-
-def _read_prompts(policy: Policy, ids: Tensor, mask: Tensor, samples: int) -> tuple[Tensor, Any]:
-    """Returns the logits [N * K, V] of each sample's first token, and the cache of the prompts."""
-    output = policy.forward(ids, mask, keep=1, use_cache=True)
-    cache = output.past_key_values
-    if not hasattr(cache, "batch_repeat_interleave"):
-        raise ModelError(f"{policy.name} keeps no key-value cache that can be sampled with")
-    if samples > 1:
-        cache.batch_repeat_interleave(samples)
-    return output.logits[:, 0].repeat_interleave(samples, dim=0), cache
+        if left <= KEPT_SHARE * len(rows):
+            kept = going.nonzero().squeeze(-1)
+            rows, tokens, going = rows[kept], tokens[kept], going[kept]
+            decoding.keep(kept)
+        decoding.step(tokens)
+    return record.cut(policy.eos_token_id, policy.pad_token_id)
 
 
 def complete(

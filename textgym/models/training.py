@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from textgym.errors import DataError, TrainingError
-from textgym.models.policy import token_logprobs
 from textgym.models.tokenize import completion_token_ids, encode_prompts, pad
 from textgym.types import Log
 
@@ -130,9 +129,8 @@ def train_on_completions(
         room = policy.max_length - prompt_ids.shape[1]
         tokens = [ids[:room] for ids in completion_token_ids(policy.tokenizer, batch["completion"])]
         ids, mask = pad(tokens, policy.pad_token_id, side="right")
-        logits = policy.logits(prompt_ids, prompt_mask, ids, mask)
-        mask = mask.to(logits.device)
-        loss = -token_logprobs(logits, ids.to(logits.device))[mask].mean()
+        logprobs = policy.token_logprobs(prompt_ids, prompt_mask, ids, mask)
+        loss = -logprobs.sum() / mask.sum()
         for group in optimizer.param_groups:
             group["lr"] = lr * warmup_cosine(step / steps)
         norm = optimiser_step(optimizer, loss, step)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from textgym.errors import ModelError
-from textgym.models.policy import last_hidden, response_inputs
 from textgym.models.tokenize import load_pretrained, quiet
+from textgym.models.trunk import states_before_responses
 
 if TYPE_CHECKING:
     from textgym.models.policy import Policy
@@ -56,6 +56,7 @@ class ValueModel(nn.Module):
         super().__init__()
         self.trunk: Any = copy.deepcopy(policy.model.base_model).requires_grad_(True).eval()
         head = ScalarHead(self.trunk.config.hidden_size, generator)
+        self.precision = policy.precision
         self.head = head.to(device=policy.device, dtype=policy.dtype)
 
     def forward(self, rollout: Rollout) -> Tensor:
@@ -63,15 +64,19 @@ class ValueModel(nn.Module):
 
         Nothing at or after token t enters the value at t.
         """
-        width = rollout.response_ids.shape[1]
-        if len(rollout) == 0 or width == 0:
-            return torch.zeros(rollout.response_ids.shape)
-        ids, mask = response_inputs(
-            rollout.prompt_ids, rollout.prompt_mask, rollout.response_ids, rollout.response_mask
+        mask = rollout.response_mask.to(self.head.weight.device)
+        values = torch.zeros(mask.shape, device=mask.device)
+        if not mask.any():
+            return values
+        hidden = states_before_responses(
+            self.trunk,
+            rollout.prompt_ids,
+            rollout.prompt_mask,
+            rollout.response_ids,
+            mask,
+            self.precision,
         )
-        hidden = last_hidden(self.trunk, ids, mask)[:, -width:]
-        values: Tensor = self.head(hidden).float()
-        return values.masked_fill(~rollout.response_mask.to(values.device), 0.0)
+        return values.masked_scatter(mask, self.head(hidden).float())
 
     def save(self, path: str | Path) -> None:
         """Writes the trunk and the head as safetensors."""

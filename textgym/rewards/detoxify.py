@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -26,6 +26,46 @@ PUBLIC = ("original", "unbiased", "multilingual", "original-small", "unbiased-sm
 KNOWN_SHA256 = frozenset({"d8e91296d166df7553e8d79f91af8cdfa9a1d847d444ff3752bd8d39562d7a1c"})
 """Digests of the checkpoints that are opened without asking: the shipped one."""
 
+BUCKET_CHARACTERS = 2**14
+"""Characters read at once, padding included: a few thousand tokens."""
+
+Item = TypeVar("Item")
+Score = TypeVar("Score")
+
+
+def each_once(score: Callable[[list[Item]], Iterable[Score]], items: Sequence[Item]) -> list[Score]:
+    """Returns every item's score; equal items, as a trained policy gives many, are scored once.
+
+    >>> each_once(lambda texts: map(len, texts), ["aa", "b", "aa"])
+    [2, 1, 2]
+    """
+    distinct = list(dict.fromkeys(items))
+    scores = dict(zip(distinct, score(distinct), strict=True))
+    return [scores[item] for item in items]
+
+
+def buckets(order: Iterable[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Cuts indices, in the order given, into buckets of bounded size.
+
+    Args:
+        order: indices, those of like lengths side by side where little is to be spent on padding.
+        lengths: of the items.
+        limit: most that a bucket may be once padded: items times the longest of them. One item may
+            exceed it and is then alone.
+
+    >>> buckets([1, 4, 3, 0, 2], [3, 1, 9, 2, 1], limit=6)
+    [[1, 4, 3], [0], [2]]
+    """
+    found: list[list[int]] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        if not found or (len(found[-1]) + 1) * longest > limit:
+            found.append([])
+            longest = lengths[i]
+        found[-1].append(i)
+    return found
+
 
 class Toxicity:
     """Scores texts by `detoxify.Detoxify`; as a reward function it gives 1 - toxicity.
@@ -37,6 +77,8 @@ class Toxicity:
 
     Attributes:
         name: which classifier it is; numbers of different classifiers are not comparable.
+        detoxify: the classifier itself.
+        bucket_characters: most that are read at once: texts times the longest of them.
     """
 
     def __init__(
@@ -44,7 +86,7 @@ class Toxicity:
         checkpoint: str | Path | Detoxify | None = None,
         *,
         trust_checkpoint: bool = False,
-        batch_size: int = 128,
+        bucket_characters: int = BUCKET_CHARACTERS,
     ) -> None:
         """Loads the classifier.
 
@@ -53,40 +95,47 @@ class Toxicity:
                 Face config and tokenizer; "original", "unbiased", "multilingual" or another
                 public name (downloaded); or a `Detoxify` object.
             trust_checkpoint: open a folder's checkpoint although its SHA-256 is not known.
-            batch_size: texts per forward pass.
+            bucket_characters: most that are read at once: texts times the longest of them.
 
         Raises:
-            ConfigError: a batch size below 1.
+            ConfigError: a bucket below 1.
             ModelError: no such folder, a checkpoint that is not trusted, or not Detoxify's.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be >= 1, got {batch_size}")
-        self.batch_size = batch_size
+        if bucket_characters < 1:
+            raise ConfigError(f"bucket_characters must be >= 1, got {bucket_characters}")
+        self.bucket_characters = bucket_characters
+        self._last: tuple[list[str], list[float]] = ([], [])
         if checkpoint is None:
             shipped = Path(str(resources.files("textgym.assets").joinpath("toxicity")))
             self.name = "detoxify-tiny"
-            self._detoxify: Any = _load_folder(shipped, trusted=False)
+            self.detoxify: Any = _load_folder(shipped, trusted=False)
         elif not isinstance(checkpoint, str | Path):
             self.name = type(checkpoint).__name__
-            self._detoxify = checkpoint
+            self.detoxify = checkpoint
         elif str(checkpoint) in PUBLIC:
             self.name = f"detoxify-{checkpoint}"
-            self._detoxify = _load_public(str(checkpoint))
+            self.detoxify = _load_public(str(checkpoint))
         else:
             self.name = f"detoxify-{Path(checkpoint).resolve().name}"
-            self._detoxify = _load_folder(Path(checkpoint), trust_checkpoint)
+            self.detoxify = _load_folder(Path(checkpoint), trust_checkpoint)
 
     def scores(self, texts: Sequence[str]) -> list[float]:
         """Returns each text's toxicity in [0, 1].
 
-        Texts of like length share a batch, so that little is spent on padding; a score does not
-        depend on the batch.
+        Texts of like length share a batch and equal ones are read once; a score does not depend on
+        the batch.
         """
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        # A task asks for one batch's toxicity as its reward and again as its measure.
+        if list(texts) != self._last[0]:
+            self._last = list(texts), each_once(self._predict, texts)
+        return list(self._last[1])
+
+    def _predict(self, texts: list[str]) -> list[float]:
         scores = [0.0] * len(texts)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            found = self._detoxify.predict([texts[i] for i in rows])["toxicity"]
+        lengths = [len(text) for text in texts]
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        for rows in buckets(order, lengths, self.bucket_characters):
+            found = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
             # Detoxify squeezes the scores of a single text to one number.
             for i, score in zip(rows, found if len(rows) > 1 else [found], strict=True):
                 scores[i] = float(score)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from textgym.errors import ConfigError, DataError, ModelError
 from textgym.functional import bradley_terry_loss
-from textgym.models.policy import last_hidden
 from textgym.models.tokenize import (
     completion_token_ids,
     load_pretrained,
@@ -30,7 +29,9 @@ from textgym.models.tokenize import (
     quiet,
 )
 from textgym.models.training import adamw, optimiser_step, warmup_cosine
+from textgym.models.trunk import states_of_responses
 from textgym.models.value_head import ScalarHead
+from textgym.rewards.detoxify import buckets, each_once
 from textgym.types import Log
 
 if TYPE_CHECKING:
@@ -50,36 +51,34 @@ class TokenRow(NamedTuple):
         completion: how many of the last ids are the completion's, EOS included.
     """
 
-    ids: list[int]
+    ids: tuple[int, ...]
     completion: int
 
 
 class RewardModel:
     """A reward function: the mean over the completion's tokens of a linear head on the trunk.
 
-    The scored tokens are prompt + completion + EOS; what exceeds `max_tokens` is cut from the
-    front. Rows are right-padded, so neither padding nor the rest of the batch changes a score.
-    Scores are (raw - mean) / std, since Bradley-Terry leaves the origin and the reader the unit
-    free.
+    The tokens read are prompt + completion + EOS, cut from the front at `max_tokens`. Neither
+    padding nor the rest of the batch changes a score. Scores are (raw - mean) / std, since
+    Bradley-Terry leaves the origin and the reader the unit free.
 
     Attributes:
         trunk: a causal transformer without its language-model head.
         head: the scalar read-out of hidden states.
         tokenizer: the trunk's.
         max_tokens: most tokens that are read.
+        bucket_tokens: most that are scored at once: rows times the longest of them.
         mean, std: of the raw scores of the samples given to `normalise`; 0 and 1 before.
     """
 
-    def __init__(
-        self, trunk: Any, head: ScalarHead, tokenizer: Any, max_tokens: int, batch_size: int = 64
-    ) -> None:
+    def __init__(self, trunk: Any, head: ScalarHead, tokenizer: Any, max_tokens: int) -> None:
         if max_tokens < 2:
             raise ConfigError(f"max_tokens must be >= 2, got {max_tokens}")
         self.trunk = trunk.eval()
         self.head = head
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.batch_size = batch_size
+        self.bucket_tokens = 2**13
         self.mean = 0.0
         self.std = 1.0
 
@@ -100,34 +99,40 @@ class RewardModel:
         return cls(trunk, head, policy.tokenizer, min(max_tokens or context, context))
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[TokenRow]:
-        """Returns B rows of token ids: prompt + completion + EOS, cut at the front."""
-        asked = prompt_token_ids(self.tokenizer, prompts)
-        given = completion_token_ids(self.tokenizer, completions)
+        """Returns B rows of token ids: prompt + completion + EOS, cut at the front.
+
+        Of a completion that fills the window the first token is read, not scored.
+        """
+        asked = each_once(lambda texts: prompt_token_ids(self.tokenizer, texts), prompts)
+        given = each_once(lambda texts: completion_token_ids(self.tokenizer, texts), completions)
         return [
-            TokenRow((p + c)[-self.max_tokens :], min(len(c), self.max_tokens))
+            TokenRow(tuple((p + c)[-self.max_tokens :]), min(len(c), self.max_tokens - 1))
             for p, c in zip(asked, given, strict=True)
         ]
 
     def raw_scores(self, rows: Sequence[TokenRow]) -> Tensor:
         """Returns the head's mean [B] over each row's completion, before normalisation."""
-        ids, mask = pad([row.ids for row in rows], self.tokenizer.pad_token_id, side="right")
-        hidden = last_hidden(self.trunk, ids, mask)
-        starts = torch.tensor([len(row.ids) - row.completion for row in rows])
-        completion = mask & (torch.arange(ids.shape[1]) >= starts[:, None])
-        completion = completion.to(hidden.device)
-        per_token = self.head(hidden).masked_fill(~completion, 0.0)
-        scores: Tensor = per_token.sum(dim=1) / completion.sum(dim=1)
-        return scores
+        fill = self.tokenizer.pad_token_id
+        prompts = pad([row.ids[: -row.completion] for row in rows], fill, side="left")
+        ids, mask = pad([row.ids[-row.completion :] for row in rows], fill, side="right")
+        hidden = states_of_responses(self.trunk, *prompts, ids, mask, torch.float32)
+        row_of = mask.nonzero()[:, 0].to(hidden.device)
+        sums = hidden.new_zeros(len(rows)).index_add(0, row_of, self.head(hidden))
+        return sums / row_of.bincount(minlength=len(rows))
 
     @torch.no_grad()
     def score_rows(self, rows: Sequence[TokenRow]) -> Tensor:
-        """Returns the raw scores [B] of any number of rows, batched by like length."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        """Returns the raw scores [B] of any number of rows; equal ones are scored once."""
+        return torch.tensor(each_once(self._in_buckets, rows))
+
+    def _in_buckets(self, rows: list[TokenRow]) -> Iterable[float]:
+        lengths = [len(row.ids) for row in rows]
+        # Prompts go by their length, and the rows of one stay together: it is read once for them.
+        order = sorted(range(len(rows)), key=lambda i: (lengths[i] - rows[i].completion, rows[i]))
         scores = torch.zeros(len(rows))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            scores[batch] = self.raw_scores([rows[i] for i in batch]).cpu()
-        return scores
+        for bucket in buckets(order, lengths, self.bucket_tokens):
+            scores[bucket] = self.raw_scores([rows[i] for i in bucket]).float().cpu()
+        return map(float, scores)
 
     def __call__(
         self, prompts: list[str], completions: list[str], **columns: list[Any]

@@ -1,0 +1,89 @@
+"""Log-probabilities of given tokens and the products behind them: values and gradients."""
+
+import pytest
+import torch
+from policy_support import CountTask, make_policy
+
+from textgym.models import likelihood, linear, policy
+from textgym.models.likelihood import token_logprobs
+from textgym.rollout import rollout
+
+
+def test_logprobs_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [1.0, 3.0]]).requires_grad_()
+    found = token_logprobs(logits, torch.tensor([0, 1]))
+    expected = [-0.6931472, -0.1269280]  # log 1/2, and -log(1 + e^-2)
+    torch.testing.assert_close(found, torch.tensor(expected))
+    (found * torch.tensor([1.0, 10.0])).sum().backward()
+    # (one at the token, less the softmax) times what is asked for
+    expected = torch.tensor([[0.5, -0.5], [-1.1920292, 1.1920292]])
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_log_softmax(dtype, monkeypatch):
+    monkeypatch.setattr(likelihood, "PIECE", 64)  # several pieces
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((3, 5, 17), generator=generator).to(dtype).requires_grad_()
+    ids = torch.randint(17, (3, 5), generator=generator)
+    weights = torch.randn((3, 5), generator=generator)
+    found = token_logprobs(logits, ids)
+    assert found.dtype == torch.float32
+    expected = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad((x * weights).sum(), logits)[0] for x in (expected, found)]
+    loose = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(slopes[1], slopes[0], atol=loose, rtol=loose)
+
+
+@pytest.mark.skipif(not linear.has_onednn(), reason="this PyTorch has no oneDNN products")
+@pytest.mark.parametrize("bias", [False, True])
+def test_onednn_gives_values_and_gradients_of_a_linear_layer(bias, monkeypatch):
+    monkeypatch.setattr(linear, "MANY_FLOATS", 1)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 5), (7, 5), *([(7,)] if bias else [])]
+    tensors = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    weights = torch.randn((6, 7), generator=generator)
+    expected = torch.nn.functional.linear(*tensors)
+    actual = linear.linear(*tensors)
+    assert "OneDNN" in type(actual.grad_fn).__name__
+    torch.testing.assert_close(actual, expected)
+    packed = linear.Linear(*[x.detach() for x in tensors[1:]]).packed(6)
+    assert isinstance(packed, linear.PackedLinear)
+    torch.testing.assert_close(packed(tensors[0].detach()), expected.detach())
+    slopes = [torch.autograd.grad((x * weights).sum(), tensors) for x in (expected, actual)]
+    for slope, expected_slope in zip(slopes[1], slopes[0], strict=True):
+        torch.testing.assert_close(slope, expected_slope)
+
+
+def gradients(model, samples):
+    weights = torch.linspace(-1, 1, samples.response_ids.shape[1])
+    loss = (model.logprobs(samples) * weights).sum()
+    return torch.autograd.grad(loss, model.parameters())
+
+
+def test_pieces_accumulate_the_gradient_of_the_whole(monkeypatch):
+    task, model = CountTask(), make_policy("llama")
+    samples = rollout(
+        model,
+        task,
+        task.prompts("train"),
+        samples_per_prompt=3,
+        generator=torch.Generator().manual_seed(0),
+    )
+    whole = gradients(model, samples)
+    sizes = []
+    score = policy.Policy._score
+
+    def counted(self, rollout, rows):
+        sizes.append(len(rows))
+        return score(self, rollout, rows)
+
+    monkeypatch.setattr(policy.Policy, "_score", counted)
+    row_bytes = policy.TRAIN_BYTES // model._train_rows(samples)
+    monkeypatch.setattr(policy, "TRAIN_BYTES", 5 * row_bytes + row_bytes // 2)
+    pieces = gradients(model, samples)
+    assert sizes == [5, 5, 2, *sizes[3:]]
+    assert sorted(sizes[3:]) == [2, 5, 5], "each piece is computed again for its gradient"
+    for part, expected in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)

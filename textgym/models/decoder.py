@@ -1,0 +1,216 @@
+"""A decoder-only transformer as weights and functions, whatever family it comes from.
+
+`transformers` prepares every call for much that a small model never needs, splits products that
+can be one, and gives padding the same work as text. Here the weights of a layer are read into a few
+large matrices, and a batch is a flat list of tokens; which of them see each other is the business
+of an `Attend`, so that scoring, training and sampling run the same code over the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from textgym.models.linear import Linear, PackedLinear
+
+
+@dataclass
+class Norm:
+    """Root-mean-square norm (arXiv 1910.07467), or layer norm (arXiv 1607.06450) with a bias."""
+
+    weight: Tensor
+    epsilon: float
+    bias: Tensor | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Returns the normalised [..., D]."""
+        if self.bias is None:
+            return functional.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
+        shape = self.weight.shape
+        return functional.layer_norm(hidden, shape, self.weight, self.bias, self.epsilon)
+
+
+@dataclass
+class Block:
+    """One layer.
+
+    Attributes:
+        attention_norm: before attention.
+        qkv: queries, keys and values in one product, D to (heads + 2 kv_heads) * head_dim.
+        output: heads * head_dim to D.
+        mlp_norm: before the feed-forward layers.
+        up: D to the inner width; to twice it, gate first, where the decoder is gated.
+        down: the inner width to D.
+        query_norm, key_norm: over each head's width (Qwen3).
+    """
+
+    attention_norm: Norm
+    qkv: Linear | PackedLinear
+    output: Linear | PackedLinear
+    mlp_norm: Norm
+    up: Linear | PackedLinear
+    down: Linear | PackedLinear
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+
+    def map(self, change: Callable[[Linear], Linear | PackedLinear]) -> Block:
+        """Returns the block with its four products changed."""
+        products = (self.qkv, self.output, self.up, self.down)
+        qkv, output, up, down = (change(x) if isinstance(x, Linear) else x for x in products)
+        return replace(self, qkv=qkv, output=output, up=up, down=down)
+
+
+@dataclass
+class Decoder:
+    """The weights of a decoder-only transformer.
+
+    Attributes:
+        embedding: [V, D] token vectors.
+        blocks: the layers.
+        norm: after the last.
+        head: hidden states to logits; None for a trunk.
+        heads, kv_heads, head_dim: of attention; `heads` queries share `kv_heads` keys
+            (arXiv 2305.13245).
+        activation: of the feed-forward layers.
+        gated: whether half of `up` gates the other (arXiv 2002.05202).
+        parallel: whether attention and feed-forward both read the layer's input.
+        places: [C, D] learned position vectors, or None.
+        mixing: what attention is computed in.
+        padding: the token whose vector is not trained, or None.
+        frequencies: [r / 2] of rotary positions (RoPE, arXiv 2104.09864) on the first r
+            coordinates of a head, or None.
+    """
+
+    embedding: Tensor
+    blocks: list[Block]
+    norm: Norm
+    head: Linear | PackedLinear | None
+    heads: int
+    kv_heads: int
+    head_dim: int
+    activation: Callable[[Tensor], Tensor]
+    gated: bool
+    mixing: torch.dtype
+    padding: int | None = None
+    parallel: bool = False
+    places: Tensor | None = None
+    frequencies: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Decoder:
+        """Returns the decoder with its products in another type.
+
+        Embeddings, norms and the sums between layers stay as they are, as under autocast. On the
+        CPU so does attention, which is small there and slower in less than float32.
+        """
+        if dtype == self.embedding.dtype:
+            return self
+        mixing = self.embedding.dtype if self.embedding.device.type == "cpu" else dtype
+        return replace(self._map(lambda layer: layer.to(dtype)), mixing=mixing)
+
+    def packed(self, rows: int) -> Decoder:
+        """Returns the decoder for many passes over about `rows` tokens, without gradients."""
+        return self._map(lambda layer: layer.packed(rows))
+
+    def _map(self, change: Callable[[Linear], Linear | PackedLinear]) -> Decoder:
+        head = change(self.head) if isinstance(self.head, Linear) else self.head
+        return replace(self, blocks=[block.map(change) for block in self.blocks], head=head)
+
+
+class Attend(Protocol):
+    """Mixes the tokens of a flat batch: says which sees which."""
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Returns [M, heads * width] of queries [M, heads, width] and [M, kv_heads, width]s."""
+
+
+def run(
+    decoder: Decoder,
+    ids: Tensor,
+    positions: Tensor,
+    attend: Attend,
+    wanted: Tensor | None = None,
+) -> Tensor:
+    """Returns the last hidden states, after the final norm.
+
+    Args:
+        decoder: the weights.
+        ids: [M] int64, the tokens of all rows one after the other.
+        positions: [M] int64, each token's place in its own row.
+        attend: which tokens see each other.
+        wanted: [M'] int64, which tokens' states are needed; all by default. The last layer computes
+            no other.
+
+    Returns:
+        [M', D], the states of the wanted tokens.
+    """
+    hidden = functional.embedding(ids, decoder.embedding, decoder.padding)
+    if decoder.places is not None:
+        hidden = hidden + functional.embedding(positions, decoder.places)
+    rotation = _rotation(decoder, positions)
+    for index, block in enumerate(decoder.blocks):
+        normed = block.attention_norm(hidden)
+        mixed = attend(index, *_heads(decoder, block, normed, rotation))
+        if wanted is not None and index + 1 == len(decoder.blocks):
+            hidden, mixed = hidden[wanted], mixed[wanted]
+        attended = hidden + block.output(mixed)
+        read = hidden if decoder.parallel else attended
+        hidden = attended + _feed_forward(decoder, block, block.mlp_norm(read))
+    return decoder.norm(hidden)
+
+
+def logits(decoder: Decoder, hidden: Tensor) -> Tensor:
+    """Returns [M, V] of hidden states [M, D]."""
+    assert decoder.head is not None, "a trunk has no logits"
+    return decoder.head(hidden)
+
+
+def _rotation(decoder: Decoder, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Returns cosines and sines [M, 1, r], the first half of the sines negated."""
+    if decoder.frequencies is None:
+        return None
+    angles = positions.unsqueeze(-1).float() * decoder.frequencies.float()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
+
+
+def _heads(
+    decoder: Decoder, block: Block, normed: Tensor, rotation: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns queries [M, heads, head_dim], keys and values [M, kv_heads, head_dim]."""
+    turned = decoder.heads + decoder.kv_heads
+    together = block.qkv(normed).to(decoder.mixing)
+    together = together.view(len(normed), -1, decoder.head_dim)
+    both, values = together[:, :turned], together[:, turned:]
+    if block.query_norm is not None and block.key_norm is not None:
+        queries, keys = both[:, : decoder.heads], both[:, decoder.heads :]
+        both = torch.cat([block.query_norm(queries), block.key_norm(keys)], dim=1)
+    if rotation is not None:
+        both = _rotate(both, *rotation)
+    both = both.to(decoder.mixing)
+    return both[:, : decoder.heads], both[:, decoder.heads :], values
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns each pair of coordinates by its position's angle (RoPE, arXiv 2104.09864).
+
+    Coordinate i is paired with i + r / 2, so the partner is half a turn of the row away.
+    """
+    width = cos.shape[-1]
+    turned = heads[..., :width]
+    turned = torch.addcmul(turned * cos, turned.roll(width // 2, dims=-1), sin)
+    if width == heads.shape[-1]:
+        return turned
+    return torch.cat([turned, heads[..., width:]], dim=-1)
+
+
+def _feed_forward(decoder: Decoder, block: Block, normed: Tensor) -> Tensor:
+    inner = block.up(normed)
+    if decoder.gated:
+        gate, up = inner.chunk(2, dim=-1)
+        return block.down(decoder.activation(gate) * up)
+    return block.down(decoder.activation(inner))

@@ -1,0 +1,117 @@
+"""Matrix products, by the library that is quickest at them on the processor at hand.
+
+On CPUs PyTorch hands float32 products to MKL, which on some processors (AMD's) is slow at them;
+oneDNN, which comes with PyTorch too, is level with it elsewhere. `benchmarks/speed` measures both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+MANY_FLOATS = 2**14
+"""A product over fewer weights than this costs its call, whoever computes it."""
+
+
+def has_onednn() -> bool:
+    """Returns whether this build of PyTorch lets oneDNN multiply plain tensors."""
+    operators: Any = getattr(torch.ops, "mkldnn", None)
+    backend: Any = torch.backends.mkldnn
+    return (
+        backend.is_available()
+        and hasattr(operators, "_linear_pointwise")
+        and hasattr(operators, "_reorder_linear_weight")
+    )
+
+
+_ONEDNN = has_onednn()
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns inputs [M, K] times a weight [N, K] (plain or packed), by oneDNN."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], None)
+    return product
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    """A linear layer of float32 on the CPU: [M, K] to [M, N]."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        wanted = ctx.needs_input_grad
+        return (
+            _product(gradient, weight.t()) if wanted[0] else None,
+            gradient.t() @ inputs if wanted[1] else None,
+            gradient.sum(0) if wanted[2] else None,
+        )
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Returns inputs [M, K] times the transpose of weight [N, K], plus bias [N]; differentiable."""
+    by_onednn = (
+        _ONEDNN
+        and inputs.dtype == torch.float32
+        and inputs.device.type == "cpu"
+        and weight.numel() >= MANY_FLOATS
+        and len(inputs) > 0
+    )
+    if by_onednn:
+        apply: Any = _OneDNNLinear.apply
+        product: Tensor = apply(inputs, weight, bias)
+        return product
+    return functional.linear(inputs, weight, bias)
+
+
+@dataclass
+class Linear:
+    """A linear layer of given weights, [N, K] and [N]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, N] in the weight's type: inputs [M, K] are cast to it."""
+        return linear(inputs.to(self.weight.dtype), self.weight, self.bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the product is computed in."""
+        return self.weight.dtype
+
+    def to(self, dtype: torch.dtype) -> Linear:
+        """Returns the layer in another type; gradients flow back to this one's weights."""
+        return Linear(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
+
+    def packed(self, rows: int) -> Linear | PackedLinear:
+        """Returns the layer for many products of about `rows` rows, without gradients."""
+        weight = self.weight
+        if not (_ONEDNN and weight.device.type == "cpu" and weight.numel() >= MANY_FLOATS):
+            return self
+        layout = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
+        return PackedLinear(layout, weight.dtype, self.bias)
+
+
+@dataclass
+class PackedLinear:
+    """A linear layer whose weights lie as oneDNN reads them."""
+
+    weight: Tensor
+    dtype: torch.dtype
+    bias: Tensor | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, N]."""
+        return _product(inputs.to(self.dtype), self.weight, self.bias)
