@@ -1,4 +1,5 @@
-# `make bench` sets everything up and prints the first leaderboard; `make test` sets up and tests.
+# `make bench` sets everything up and prints the first leaderboard; `make speed` measures it beside
+# its peers; `make test` sets up and tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ JOBS ?= 2
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: bench test test-all lint format setup setup-test clean
+.PHONY: bench speed test test-all lint format setup setup-test clean
 
 # torch first and by its exact version, so that a later package cannot pull in another build.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -19,12 +20,20 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,plot]'
 	touch $@
 
+$(VENV)/.ready-speed: $(VENV)/.ready
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[peers,plot]'
+	touch $@
+
 setup: $(VENV)/.ready
 
 setup-test: $(VENV)/.ready-test
 
 bench: setup
 	$(BIN)/textgym bench --suite quick --out runs/quick --jobs $(JOBS)
+
+# Beside transformers, TRL and RL4LMs' way; results/speed holds a run.
+speed: $(VENV)/.ready-speed
+	$(BIN)/python -m textgym.benchmarks.speed --out runs/speed
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -107,11 +107,15 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="pairs of timed runs per row")
     parser.add_argument("--device", default="cpu", help="of sampling: cpu or cuda")
     parser.add_argument("--model", default="yardstick", help="of sampling and training")
+    parser.add_argument("--show", type=Path, help="only put what --out holds into this document")
     options = parser.parse_args()
     if unknown := [name for name in options.sections if name not in SECTIONS]:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     if options.repeats < 1:
         parser.error(f"--repeats must be >= 1, got {options.repeats}")
+    if options.show is not None:
+        print(f"{options.show}: {', '.join(tables.show(options.show, options.out))}")
+        return 0
     if len(options.sections) == 1:
         return _run(options.sections[0], options)
     return max(_alone(name, options) for name in options.sections or SECTIONS)
@@ -129,7 +133,7 @@ def _run(section: str, options: argparse.Namespace) -> int:
 
 
 def _alone(section: str, options: argparse.Namespace) -> int:
-    settings = {name: value for name, value in vars(options).items() if name != "sections"}
+    settings = {name: value for name, value in vars(options).items() if name not in ("sections", "show")}
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "textgym.benchmarks.speed", section, *arguments]
     return subprocess.run(command, check=False).returncode

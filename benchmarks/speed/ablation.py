@@ -8,7 +8,7 @@ numbers were drawn. Ratios do not multiply, since some changes only matter becau
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -41,15 +41,8 @@ ALONE = "with nothing shared or padded, PyTorch's products"
 BY_ONEDNN = "float32: oneDNN's products, not PyTorch's own"
 
 Run = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one change is called, a run as things are, and a run without the change."""
-
-    name: str
-    ours: Run
-    peer: Run
+Change = tuple[str, Run, Run]
+"""What a change is called, a run as things are, and a run without the change."""
 
 
 def measure(
@@ -70,13 +63,10 @@ def measure(
         Rows of the load; those of other widths, of lone or of long prompts have a third of its
         response tokens.
     """
-    rows = changes(model, load, widths)
-    return [compare(row.name, row.ours, row.peer, repeats=repeats) for row in rows]
+    return [compare(*change, repeats=repeats) for change in changes(model, load, widths)]
 
 
-def changes(
-    model: str = YARDSTICK, load: Load = LOAD, widths: Sequence[int] = WIDTHS
-) -> Iterator[Change]:
+def changes(model: str, load: Load, widths: Sequence[int]) -> Iterator[Change]:
     """Yields every change; the arguments are those of `measure`."""
     yardstick = make_model(model)
     yield from sampling_changes(yardstick, load)
@@ -93,44 +83,40 @@ def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     """
     exact, policy = make_policy(model, "float32"), make_policy(model)
     step = f"Sampling, {describe(policy.precision)}"
-    prompts, uniforms = random_prompts(load, policy.vocab_size), _uniforms(load)
+    prompts, uniforms = random_prompts(load, policy.vocab_size), uniform_numbers(load)
 
     run = sampling_run(exact, prompts, uniforms)
     alone = _shortened(replace(load, prompts=load.rows, samples=1))
     ids, mask = random_prompts(alone, policy.vocab_size)
-    plain = without(
-        "linear._ONEDNN", False, sampling_run(exact, (ids, mask | True), _uniforms(alone))
-    )
-    yield Change(f"Sampling, {DIRECT}", run, without("policy.read", _no_decoder, run))
-    yield Change(f"Sampling, {DIRECT}, {ALONE}", plain, without("policy.read", _no_decoder, plain))
-    yield Change(f"Sampling, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run))
+    plain = sampling_run(exact, (ids, torch.ones_like(mask)), uniform_numbers(alone))
+    plain = without("linear._ONEDNN", False, plain)
+    yield f"Sampling, {DIRECT}", run, without("policy.read", no_decoder, run)
+    yield f"Sampling, {DIRECT}, {ALONE}", plain, without("policy.read", no_decoder, plain)
+    yield f"Sampling, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
 
     for shared in (load, _shortened(replace(load, prompt_tokens=8 * load.prompt_tokens))):
-        once, drawn = random_prompts(shared, policy.vocab_size), _uniforms(shared)
+        once, drawn = random_prompts(shared, policy.vocab_size), uniform_numbers(shared)
         again = tuple(x.repeat_interleave(load.samples, dim=0) for x in once)
-        yield Change(
-            f"{step}: prompts of {shared.prompt_tokens} tokens read once, not per sample",
-            sampling_run(policy, once, drawn),
-            sampling_run(policy, again, drawn),
-        )
+        name = f"{step}: prompts of {shared.prompt_tokens} tokens read once, not per sample"
+        yield name, sampling_run(policy, once, drawn), sampling_run(policy, again, drawn)
     run = sampling_run(policy, prompts, uniforms)
     name = f"{step}: a token drawn with one random number, not one per word of the vocabulary"
-    yield Change(
-        name, run, without("sampling.inverse_cdf", partial(multinomial, torch.Generator()), run)
-    )
+    race = partial(multinomial, torch.Generator())
+    yield name, run, without("sampling.inverse_cdf", race, run)
 
     ending = make_policy(model)
     ending.eos_token_id = policy.vocab_size - 1
     run = sampling_run(ending, prompts, ending_uniforms(uniforms, unequal_lengths(load)))
     name = f"{step}, unequal lengths: rows that have ended leave the batch"
-    yield Change(name, run, without("sampling.KEPT_SHARE", 0.0, run))
+    yield name, run, without("sampling.KEPT_SHARE", 0.0, run)
 
 
 def training_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     """Yields what makes a training step fast.
 
     With direct reading go oneDNN's products, prompts read once and the batch without padding, which
-    hang on it; the second row leaves all three out on either side.
+    hang on it; the second row leaves all three out on either side. Where padding is read like text,
+    lengths are equal and attention is in one piece.
     """
     exact, policy = make_policy(model, "float32"), make_policy(model)
     step = f"Training step, {describe(policy.precision)}"
@@ -141,23 +127,21 @@ def training_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     run = training_run(exact, equal)
     plain = training_run(exact, filled(random_rollout(alone, policy.vocab_size)))
     plain = without("linear._ONEDNN", False, plain)
-    yield Change(f"Training step, {DIRECT}", run, without("policy.read", _no_decoder, run))
-    yield Change(
-        f"Training step, {DIRECT}, {ALONE}", plain, without("policy.read", _no_decoder, plain)
-    )
-    yield Change(f"Training step, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run))
+    yield f"Training step, {DIRECT}", run, without("policy.read", no_decoder, run)
+    yield f"Training step, {DIRECT}, {ALONE}", plain, without("policy.read", no_decoder, plain)
+    yield f"Training step, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
 
     run = training_run(policy, equal)
     name = f"{step}: prompts of {load.prompt_tokens} tokens read once, not per sample"
-    yield Change(name, run, without("branches.distinct_rows", every_row, run))
+    yield name, run, without("branches.distinct_rows", every_row, run)
     name = f"{step}: log-probabilities without a second copy of the logits"
-    yield Change(name, run, without("policy.token_logprobs", log_softmax_gather, run))
+    yield name, run, without("policy.token_logprobs", log_softmax_gather, run)
 
     run = training_run(policy, unequal)
     name = f"{step}, unequal lengths: padding left out, not read like text"
-    yield Change(name, run, training_run(policy, filled(unequal)))
+    yield name, run, training_run(policy, filled(unequal))
     name = f"{step}, unequal lengths: attention in pieces of like length, not in one"
-    yield Change(name, run, without("branches.PIECES", 1, run))
+    yield name, run, without("branches.PIECES", 1, run)
 
 
 def precision_changes(width: int, load: Load) -> Iterator[Change]:
@@ -171,11 +155,11 @@ def precision_changes(width: int, load: Load) -> Iterator[Change]:
     )
     short, exact = make_policy(model, "bfloat16"), make_policy(model, "float32")
     words = f"width {width}: products in bfloat16, not float32"
-    prompts, uniforms = random_prompts(load, short.vocab_size), _uniforms(load)
-    sampling = (sampling_run(policy, prompts, uniforms) for policy in (short, exact))
-    yield Change(f"Sampling, {words}", *sampling)
+    prompts, uniforms = random_prompts(load, short.vocab_size), uniform_numbers(load)
+    run, peer = (sampling_run(policy, prompts, uniforms) for policy in (short, exact))
+    yield f"Sampling, {words}", run, peer
     rollout = random_rollout(load, short.vocab_size)
-    yield Change(f"Training step, {words}", *(training_run(p, rollout) for p in (short, exact)))
+    yield f"Training step, {words}", training_run(short, rollout), training_run(exact, rollout)
 
 
 def without(target: str, replacement: Any, run: Run) -> Run:
@@ -287,7 +271,7 @@ def multinomial(generator: torch.Generator, weights: Tensor, uniforms: Tensor) -
     return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
-def _no_decoder(model: Any) -> None:
+def no_decoder(model: Any) -> None:
     """Stands for `read` where no model is read directly."""
 
 
@@ -296,7 +280,7 @@ def _shortened(load: Load) -> Load:
     return replace(load, response_tokens=-(-load.response_tokens // 3))
 
 
-def _uniforms(load: Load, seed: int = 0) -> Tensor:
+def uniform_numbers(load: Load, seed: int = 0) -> Tensor:
     """Returns [B, T] float64 in [0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     shape = load.rows, load.response_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,22 @@ def markdown(path: Path) -> str:
         is_ratio = bool(rows) and {"ours", "peer", "ratio"} <= set(rows[0])
         parts.append(_of_ratios(name, rows) if is_ratio else _of_frame(name, rows))
     return "\n\n".join(parts)
+
+
+def show(document: Path, results: Path) -> list[str]:
+    """Puts written sections between their marks in a document; returns the sections it found.
+
+    A section's marks are `<!-- speed:NAME -->` and `<!-- /speed:NAME -->`.
+    """
+    text = document.read_text()
+    found = re.findall(r"<!-- speed:(\w+) -->", text)
+    for section in found:
+        head, rest = text.split(f"<!-- speed:{section} -->", 1)
+        _, tail = rest.split(f"<!-- /speed:{section} -->", 1)
+        table = markdown(results / f"{section}.json")
+        text = f"{head}<!-- speed:{section} -->\n{table}\n<!-- /speed:{section} -->{tail}"
+    document.write_text(text)
+    return found
 
 
 def _of_ratios(name: str, rows: list[dict[str, Any]]) -> str:

@@ -19,18 +19,20 @@ from textgym.types import Sampling
 def sessions(model, rows, samples, limit):
     prompt_ids, prompt_mask = rows
     decoder = families.read(model)
-    return (
-        Decoding(decoder.packed(len(prompt_ids) * samples), prompt_ids, prompt_mask, samples, limit)
-    ), CachedDecoding(model, VOCAB, prompt_ids, prompt_mask, samples)
+    ours = Decoding(decoder, prompt_ids, prompt_mask, samples, limit)
+    return ours, CachedDecoding(model, VOCAB, prompt_ids, prompt_mask, samples)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("samples", [1, 3, "3 that share"])
 @pytest.mark.parametrize("spans", ["no padding", "left", "one row"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_step_gives_what_transformers_gives(name, spans, samples, monkeypatch):
     """Room runs out twice, and rows and whole prompts leave on the way."""
     monkeypatch.setattr(decoding, "ROOM", 4)
+    if samples == "3 that share":
+        monkeypatch.setattr(decoding, "WORTH_SHARING", 1)
+        samples = 3
     rows = batch(*SPANS[spans])[:2]
     ours, theirs = sessions(random_model(name), rows, samples, 12)
     generator = torch.Generator().manual_seed(0)
@@ -46,7 +48,8 @@ def test_every_step_gives_what_transformers_gives(name, spans, samples, monkeypa
 
 
 @torch.no_grad()
-def test_a_prompt_is_kept_once_for_all_its_samples():
+def test_a_long_prompt_is_kept_once_for_all_its_samples(monkeypatch):
+    monkeypatch.setattr(decoding, "WORTH_SHARING", 1)
     rows = batch(*SPANS["left"])[:2]
     ours, _ = sessions(random_model("llama"), rows, 7, 12)
     assert ours._shared._keys[0].shape == (3 * 2, 5, 6)  # prompts x key-value heads, not rows

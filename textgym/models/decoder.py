@@ -108,7 +108,7 @@ class Decoder:
         CPU so does attention, which is small there and slower in less than float32.
         """
         if dtype == self.embedding.dtype:
-            return self
+            return self  # a model's weights are all of one type
         mixing = self.embedding.dtype if self.embedding.device.type == "cpu" else dtype
         return replace(self._map(lambda layer: layer.to(dtype)), mixing=mixing)
 

@@ -13,15 +13,17 @@ from torch.nn import functional
 from textgym.models.branches import PromptAttention, lay_out_prompts
 from textgym.models.decoder import Decoder, logits, run
 
-ROOM = 32
-"""Columns that the samples' keys and values begin with; when full they double."""
+ROOM = 64
+"""Columns that are made free at a time, at least; then half of those in use."""
+WORTH_SHARING = 2**25
+"""Bytes of prompts, counted for every sample: so many leave the cache between two steps."""
 
 
 class Decoding:
     """N * K samples in the making; rows that have ended can be left out.
 
     Args:
-        decoder: the weights, packed or not.
+        decoder: the weights.
         prompt_ids: [N, P] int64, padded on either side.
         prompt_mask: [N, P] bool.
         samples: K, samples per prompt; rows are prompt-major.
@@ -34,7 +36,6 @@ class Decoding:
     def __init__(
         self, decoder: Decoder, prompt_ids: Tensor, prompt_mask: Tensor, samples: int, limit: int
     ) -> None:
-        self._decoder = decoder
         self._limit = limit
         prompts = lay_out_prompts(prompt_ids, prompt_mask)
         reading = PromptAttention(prompts)
@@ -42,12 +43,17 @@ class Decoding:
         self.logits = logits(decoder, hidden).repeat_interleave(samples, dim=0)
         self._lengths = prompts.lengths.repeat_interleave(samples)
         self._steps = 0
+        rows = len(self._lengths)
+        # Packing pays from the second pass on, and is made for so many rows.
+        self._decoder = decoder.packed(rows) if limit > 1 else decoder
         self._shared: _SharedPrompts | None = None
-        if samples == 1:
-            self._own = _Columns.of_prompts(reading.kept, prompts.lengths)
-        else:
+        room = min(limit, ROOM)
+        bytes_read = 2 * len(reading.kept) * samples * reading.kept[0][0].nbytes
+        if samples > 1 and bytes_read >= WORTH_SHARING:
             self._shared = _SharedPrompts(reading.kept, prompts.lengths, samples)
-            self._own = _Columns.empty(reading.kept, len(self._lengths))
+            self._own = _Columns.empty(reading.kept, rows, room)
+        else:
+            self._own = _Columns.of_prompts(reading.kept, prompts.lengths, samples, room)
 
     def step(self, tokens: Tensor) -> None:
         """Reads each row's next token, [B] int64, and sets `logits` for the one after it."""
@@ -91,17 +97,23 @@ class _Columns:
         self.length = length
 
     @classmethod
-    def empty(cls, like: list[tuple[Tensor, Tensor]], batch: int) -> _Columns:
-        """Returns room for columns of the same shape as the prompts'."""
+    def empty(cls, like: list[tuple[Tensor, Tensor]], batch: int, room: int) -> _Columns:
+        """Returns free columns of the same shape as the prompts'."""
         keys, _ = like[0]
-        shape = (len(like), 2, batch, keys.shape[1], ROOM, keys.shape[3])
+        shape = (len(like), 2, batch, keys.shape[1], room, keys.shape[3])
         return cls(keys.new_empty(shape), 0, None)
 
     @classmethod
-    def of_prompts(cls, kept: list[tuple[Tensor, Tensor]], lengths: Tensor) -> _Columns:
+    def of_prompts(
+        cls, kept: list[tuple[Tensor, Tensor]], lengths: Tensor, samples: int, room: int
+    ) -> _Columns:
         """Returns columns that begin with each row's prompt, padded on the right."""
-        held = torch.stack([torch.stack(pair) for pair in kept])
-        width = held.shape[4]
+        width = kept[0][0].shape[2]
+        held = cls.empty(kept, len(lengths) * samples, width + room)._held
+        for layer, pair in enumerate(kept):
+            for half, prompts in enumerate(pair):
+                held[layer, half, ..., :width, :] = prompts.repeat_interleave(samples, dim=0)
+        lengths = lengths.repeat_interleave(samples)
         blank = None
         if bool((lengths < width).any()):
             outside = torch.arange(width, device=held.device) >= lengths[:, None]
@@ -110,7 +122,7 @@ class _Columns:
         return cls(held, width, blank)
 
     def make_room(self, most: int) -> None:
-        """Sees to it that a column is free: when none is, half as many more, at most `most`."""
+        """Sees to it that a column is free; `most` will ever be needed."""
         room = self._held.shape[4]
         if self.length == room:
             more = min(most, max(ROOM, room // 2))

@@ -99,7 +99,10 @@ class Policy:
 
     @property
     def precision(self) -> torch.dtype:
-        """What matrix products are computed in."""
+        """What matrix products are computed in; the weights' type where they are not read here."""
+        return self.dtype if read(self.model) is None else self._resolved()
+
+    def _resolved(self) -> torch.dtype:
         return resolve(self.asked_precision, self.model)
 
     def decoder(self) -> Decoder | None:
@@ -112,7 +115,7 @@ class Policy:
             weight, bias = decoder.head.weight, decoder.head.bias
             cut = None if bias is None else bias[: self.vocab_size]
             decoder = replace(decoder, head=Linear(weight[: self.vocab_size], cut))
-        return decoder if self.precision == self.dtype else decoder.to(self.precision)
+        return decoder.to(self._resolved())
 
     def decoding(
         self, prompt_ids: Tensor, prompt_mask: Tensor, samples: int, limit: int
@@ -132,7 +135,7 @@ class Policy:
         decoder = self.decoder()
         if decoder is None:
             return hugging_face.CachedDecoding(self.model, self.vocab_size, ids, mask, samples)
-        return Decoding(decoder.packed(len(ids) * samples), ids, mask, samples, limit)
+        return Decoding(decoder, ids, mask, samples, limit)
 
     def response_logits(
         self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor
