@@ -145,6 +145,10 @@ class LLM:
 def fake(monkeypatch):
     module = types.SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams)
     monkeypatch.setitem(sys.modules, "vllm", module)
+    platform = types.SimpleNamespace(is_cpu=lambda: False)
+    platforms = types.SimpleNamespace(current_platform=platform)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    return platform
 
 
 def sampled_by_vllm(policy, **options):
@@ -245,19 +249,28 @@ def test_default_logprobs_are_the_policys(fake, family, tied):
     assert_logprobs_are_the_policys(policy, samples)
 
 
+def drawn_probability(raw, token, sampling):
+    """A token's share of what temperature, top-k and top-p leave; `raw` are [V] nats."""
+    weights = (raw.double() / sampling.temperature).exp()
+    ordered = weights.sort(descending=True).values[: sampling.top_k or None]
+    shares = ordered.cumsum(0) / ordered.sum()
+    size = 1 + int((shares < sampling.top_p).sum())
+    assert weights[token] >= ordered[:size].min()
+    return weights[token] / ordered[:size].sum()
+
+
 @pytest.mark.parametrize("chunk", [1, vllm.CHUNK_FLOATS])
-def test_warped_sampling_keeps_both_sets_of_logprobs(policy, monkeypatch, chunk):
+@pytest.mark.parametrize("sampling", [WARPED, Sampling(top_p=0.5), Sampling(2.0, 5, 0.7)])
+def test_warped_sampling_keeps_both_sets_of_logprobs(policy, monkeypatch, sampling, chunk):
     monkeypatch.setattr(vllm, "CHUNK_FLOATS", chunk)
-    samples = sample(policy, sampling=WARPED)
+    samples = sample(policy, sampling=sampling)
     assert_logprobs_are_the_policys(policy, samples)
     for row in range(len(samples)):
         response = response_tokens(samples, row)
-        raw = plain_logprobs(policy, prompt_tokens(samples, row), response).double()
-        weights, best = (raw * 2).topk(4)
+        raw = plain_logprobs(policy, prompt_tokens(samples, row), response)
         for t, token in enumerate(response):
-            chosen = best[t].tolist().index(token)
-            expected = weights[t, chosen] - weights[t].logsumexp(-1)
-            assert samples.sampling_logprobs[row, t].item() == pytest.approx(expected.item(), 1e-4)
+            expected = drawn_probability(raw[t], token, sampling).log().item()
+            assert samples.sampling_logprobs[row, t].item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_rows_of_the_head_without_a_token_are_never_drawn(fake):
@@ -339,6 +352,7 @@ def test_no_global_random_state_or_setting_is_touched(fake, monkeypatch):
         monkeypatch.delenv(SWITCH, raising=False)
         if value:
             monkeypatch.setenv(SWITCH, value)
+        random.random(), NUMPY.random_sample(), torch.rand(())  # away from where a seed leads
         states = random.getstate(), NUMPY.get_state()[1].copy(), torch.get_rng_state()
         sample(sampled_by_vllm(policy))
         assert random.getstate() == states[0]
@@ -353,6 +367,12 @@ def test_no_global_random_state_or_setting_is_touched(fake, monkeypatch):
 def test_without_vllm_there_is_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r"pip install 'textgym\[vllm\]'"):
+        VLLMSampler(make_policy("llama"))
+
+
+def test_vllm_on_a_cpu_is_an_error(fake):
+    fake.is_cpu = lambda: True
+    with pytest.raises(ConfigError, match="use a GPU"):
         VLLMSampler(make_policy("llama"))
 
 
@@ -395,7 +415,7 @@ def make_wide_policy():
 def real():
     pytest.importorskip("vllm")
     if not torch.cuda.is_available():
-        pytest.skip("vLLM repacks weights on a CPU, so it cannot be handed others")
+        pytest.skip("needs a GPU")
     policy = make_wide_policy()
     policy.model.to("cuda")
     return sampled_by_vllm(policy, gpu_memory_utilization=0.2, enforce_eager=True)

@@ -202,26 +202,30 @@ class _BranchAttention:
 
     def __init__(self, branches: Branches, dtype: torch.dtype) -> None:
         self._prompts = PromptAttention(branches.prompts)
-        self._cut = len(branches.prompts.ids)
+        self._sizes = [len(branches.prompts.ids), *(len(p.slots) for p in branches.pieces)]
         self._pieces = [(piece, _mask(piece, branches.prompts, dtype)) for piece in branches.pieces]
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Returns [M, heads * width]."""
-        cut = self._cut
         groups = queries.shape[1] // keys.shape[1]
-        mixed = [self._prompts(layer, queries[:cut], keys[:cut], values[:cut])]
-        queries, keys, values = queries[cut:], keys[cut:], values[cut:]
-        for piece, mask in self._pieces:
+        # One split: the gradient of a slice would be as large as what it is cut from.
+        of_prompts, *of_pieces = zip(
+            *(torch.split(x, self._sizes) for x in (queries, keys, values)), strict=True
+        )
+        mixed = [self._prompts(layer, *of_prompts)]
+        for (piece, mask), (asked, *own) in zip(self._pieces, of_pieces, strict=True):
             told = [
-                torch.cat([of_prompts.index_select(0, piece.prompt_of), own], dim=2)
-                for of_prompts, own in zip(
-                    self._prompts.kept[-1],
-                    (_padded(x[piece.tokens], piece.slots, piece.shape) for x in (keys, values)),
-                    strict=True,
+                torch.cat(
+                    [
+                        kept.index_select(0, piece.prompt_of),
+                        _padded(tokens, piece.slots, piece.shape),
+                    ],
+                    dim=2,
                 )
+                for kept, tokens in zip(self._prompts.kept[-1], own, strict=True)
             ]
             of_piece = functional.scaled_dot_product_attention(
-                _padded(queries[piece.tokens], piece.slots, piece.shape),
+                _padded(asked, piece.slots, piece.shape),
                 _repeated(told[0], groups),
                 _repeated(told[1], groups),
                 attn_mask=mask,

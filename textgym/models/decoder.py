@@ -182,17 +182,18 @@ def _heads(
     decoder: Decoder, block: Block, normed: Tensor, rotation: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns queries [M, heads, head_dim], keys and values [M, kv_heads, head_dim]."""
-    turned = decoder.heads + decoder.kv_heads
     together = block.qkv(normed).to(decoder.mixing)
     together = together.view(len(normed), -1, decoder.head_dim)
-    both, values = together[:, :turned], together[:, turned:]
+    heads, kv_heads = decoder.heads, decoder.kv_heads
+    both, values = torch.split(together, [heads + kv_heads, kv_heads], dim=1)
     if block.query_norm is not None and block.key_norm is not None:
-        queries, keys = both[:, : decoder.heads], both[:, decoder.heads :]
+        queries, keys = torch.split(both, [heads, kv_heads], dim=1)
         both = torch.cat([block.query_norm(queries), block.key_norm(keys)], dim=1)
     if rotation is not None:
         both = _rotate(both, *rotation)
     both = both.to(decoder.mixing)
-    return both[:, : decoder.heads], both[:, decoder.heads :], values
+    queries, keys = torch.split(both, [heads, kv_heads], dim=1)
+    return queries, keys, values
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

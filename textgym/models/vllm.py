@@ -31,10 +31,9 @@ class VLLMSampler:
     """Draws a policy's tokens with vLLM (https://docs.vllm.ai), on one GPU and in this process.
 
     `policy.sampler = VLLMSampler(policy)` is all: rollouts then go through vLLM. It holds a second
-    copy of the weights in the policy's precision, and is handed the policy's own at every call. A
-    copy within a GPU takes milliseconds where sampling takes seconds, and nothing cheaper is sure
-    to see each update: torch's fused optimisers do not raise the version counters of what they
-    write.
+    copy of the weights in the policy's precision, and is handed the policy's own at every call: one
+    pass over memory, beside one per token of sampling. Nothing cheaper is sure to see each update,
+    since torch's fused optimisers do not raise the version counters of what they write.
 
     Each response is a request of its own, seeded by its row's first uniform number, so it depends
     on no other row, but for rounding: sums are taken in the order that suits the batch, and a draw
@@ -56,7 +55,7 @@ class VLLMSampler:
             engine_options: of `vllm.LLM`, such as `max_num_seqs=64` or `enforce_eager=True`.
 
         Raises:
-            ConfigError: vLLM is not installed, or more than one GPU is asked for.
+            ConfigError: vLLM is not installed, or runs on anything but one GPU.
             ModelError: the policy has no values for some of the weights in vLLM's model.
         """
         self._vllm = _import_vllm()
@@ -157,8 +156,11 @@ class VLLMSampler:
 def _import_vllm() -> Any:
     try:
         import vllm
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise ConfigError("vLLM is not installed: pip install 'textgym[vllm]'") from error
+    if current_platform.is_cpu():
+        raise ConfigError("vLLM repacks its weights on a CPU and takes no others: use a GPU")
     return vllm
 
 
