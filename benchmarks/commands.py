@@ -17,7 +17,7 @@ from textgym.benchmarks.leaderboard import build, read_entries
 from textgym.benchmarks.measure import Measured, measure
 from textgym.benchmarks.preflight import preflight
 from textgym.benchmarks.provenance import cores
-from textgym.benchmarks.runner import run_suite
+from textgym.benchmarks.runner import run_suite, worker_context
 from textgym.benchmarks.suite import Evaluation, Spec, Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, samples_per_prompt
 from textgym.errors import ConfigError
@@ -37,6 +37,8 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     torch.set_num_threads(1)  # as in the worker processes: a preflight may train reward models
     require_writable(out)
     workbench = Workbench(out)
+    if (jobs or cores()) > 1:
+        worker_context()  # begins to import beside what follows
     try:
         with console.status("reading the models") as status:
             models = preflight(workbench, suite, status.update)

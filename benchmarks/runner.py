@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,13 @@ from textgym.benchmarks.experiment import Outcome, prepare_reference, run_cell
 from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.suite import Suite
 from textgym.benchmarks.workbench import Workbench
+
+PRELOADED = (
+    "textgym.benchmarks.experiment",
+    "transformers.models.llama.modeling_llama",
+    "datasets",
+)
+"""Slow imports that every worker needs."""
 
 Job = Callable[[Workbench, Cell], Any]
 Execute = Callable[[Job, list[Cell]], Iterator[tuple[Cell, Callable[[], Any]]]]
@@ -124,7 +134,7 @@ def _workers(jobs: int, bench: Workbench) -> Iterator[Execute]:
         torch.set_num_threads(1)
         yield partial(_execute_here, bench)
         return
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(bench.out,))
     try:
@@ -135,6 +145,20 @@ def _workers(jobs: int, bench: Workbench) -> Iterator[Execute]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def worker_context() -> BaseContext:
+    """Returns how workers are started; on Linux from a process that has imported what they need.
+
+    That process runs nothing, so that no thread of PyTorch's is lost in the copy. Calling this
+    early lets it import beside other work.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
+    return context
 
 
 def _execute_here(

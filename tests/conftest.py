@@ -13,7 +13,11 @@ os.environ.setdefault("TEXTGYM_CACHE", str(Path(__file__).parents[1] / ".pytest_
 import pytest
 import torch
 
+from textgym.models import precision
+
 torch.set_num_threads(1)
+# Many tests hold numbers of the packaged model, 128 wide, to 1e-5, on any machine.
+precision.WIDE = 256
 
 PLUGINS = Path(__file__).parent / "benchmarks" / "plugins.py"
 

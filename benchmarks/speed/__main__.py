@@ -133,7 +133,9 @@ def _run(section: str, options: argparse.Namespace) -> int:
 
 
 def _alone(section: str, options: argparse.Namespace) -> int:
-    settings = {name: value for name, value in vars(options).items() if name not in ("sections", "show")}
+    settings = {
+        name: value for name, value in vars(options).items() if name not in ("sections", "show")
+    }
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "textgym.benchmarks.speed", section, *arguments]
     return subprocess.run(command, check=False).returncode

@@ -13,8 +13,9 @@ AUTO = "auto"
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What can be named beside `auto`."""
 
-WIDE = 256
-"""From this hidden width on products outweigh the casts between the formats (benchmarks/speed)."""
+WIDE = 128
+"""From this hidden width on products outweigh the casts between the formats: training gains, and
+sampling does not lose (`benchmarks/speed/README.md`, what each change gave)."""
 
 
 def resolve(precision: str, model: Any) -> torch.dtype:
