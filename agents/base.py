@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -236,9 +236,24 @@ def require(condition: bool, message: str) -> None:
 
 
 def make_config(config_class: type[Any], options: dict[str, Any]) -> Any:
-    """Returns `config_class(**options)`; a misspelt option raises ConfigError with a suggestion."""
+    """Returns `config_class(**options)`; a misspelt option raises ConfigError with a suggestion.
+
+    On the command line `none` becomes None. Where "none" is one of an option's own words, as of a
+    baseline, that word is meant.
+    """
     names = [f.name for f in fields(config_class)]
     for name in options:
         if name not in names:
             raise ConfigError(str(unknown_name("option", name, names)))
+    if None in options.values():
+        hints = get_type_hints(config_class)
+        meant = (n for n, value in options.items() if value is None and "none" in _words(hints[n]))
+        options = options | dict.fromkeys(meant, "none")
     return config_class(**options)
+
+
+def _words(hint: Any) -> set[Any]:
+    """Returns the literals that a type allows."""
+    if get_origin(hint) is Literal:
+        return set(get_args(hint))
+    return set().union(*map(_words, get_args(hint)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from textgym.benchmarks import report
 from textgym.benchmarks.cell import OWN_MODEL, SUITE, cells, require_writable, write_json
+from textgym.benchmarks.experiment import Outcome
 from textgym.benchmarks.leaderboard import build, read_entries
 from textgym.benchmarks.measure import Measured, measure
 from textgym.benchmarks.preflight import preflight
@@ -33,7 +35,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     """Runs the suite and prints its leaderboard; returns the exit status."""
-    console = report.terminal()
+    console, start = report.terminal(), time.perf_counter()
     torch.set_num_threads(1)  # as in the worker processes: a preflight may train reward models
     require_writable(out)
     workbench = Workbench(out)
@@ -63,6 +65,7 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
         console.print("\nstopped; finished cells are kept, run the same command again to go on")
         return INTERRUPTED
     leaderboard(out, write=True)
+    console.print(_cost(outcomes, time.perf_counter() - start), highlight=False)
     failed = [outcome for outcome in outcomes if outcome.error]
     if not failed:
         return 0
@@ -70,6 +73,14 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     line = f"{len(failed)} of {len(planned)} cells failed: {names}"
     console.print(line, highlight=False, soft_wrap=True)
     return BAD_INPUT if any(outcome.bad_input for outcome in failed) else FAILED
+
+
+def _cost(outcomes: list[Outcome], seconds: float) -> str:
+    """Returns one line: how long it took and how much memory a job held at most."""
+    minutes, rest = divmod(round(seconds), 60)
+    memory = max((o.memory for o in outcomes if o.memory is not None), default=None)
+    held = "" if memory is None else f", at most {memory / 1e9:.1f} GB in a job"
+    return f"{len(outcomes)} cells in {minutes} min {rest} s{held}"
 
 
 def leaderboard(folder: Path, write: bool) -> None:

@@ -14,7 +14,7 @@ from textgym.agents.reference import Human
 from textgym.benchmarks.cell import Cell, write_cell, write_error
 from textgym.benchmarks.exact import measure_exactly, probe
 from textgym.benchmarks.measure import measure
-from textgym.benchmarks.provenance import commit, machine, versions
+from textgym.benchmarks.provenance import commit, machine, peak_memory, versions
 from textgym.benchmarks.recording import CountedTask, Curve
 from textgym.benchmarks.workbench import (
     Workbench,
@@ -38,6 +38,7 @@ class Outcome:
         seconds: wall time.
         error: one line, or empty.
         bad_input: whether the error is the user's to mend rather than a diverged training.
+        memory: the most bytes that the process of the cell has held, or None.
     """
 
     cell: str
@@ -45,6 +46,7 @@ class Outcome:
     seconds: float
     error: str = ""
     bad_input: bool = False
+    memory: int | None = None
 
 
 def prepare_reference(bench: Workbench, cell: Cell) -> None:
@@ -63,9 +65,10 @@ def run_cell(bench: Workbench, cell: Cell) -> Outcome:
         bad_input = isinstance(error, TextGymError) and not isinstance(error, TrainingError)
         message = str(error) if isinstance(error, TextGymError) else _one_line(error)
         return Outcome(cell.name, {}, seconds, message, bad_input)
-    result["seconds"]["total"] = time.perf_counter() - start
+    result["seconds"]["total"] = seconds = time.perf_counter() - start
+    result["peak_memory"] = memory = peak_memory()
     write_cell(bench.out / cell.name, result, tables)
-    return Outcome(cell.name, result["metrics"], result["seconds"]["total"])
+    return Outcome(cell.name, result["metrics"], seconds, memory=memory)
 
 
 def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:

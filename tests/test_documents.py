@@ -1,10 +1,13 @@
 """What the documents show is what the results hold."""
 
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from textgym.benchmarks.speed.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +36,15 @@ def test_the_enumerated_suites_keep_their_promises():
         optimum = 1 / (1 + math.exp(-0.02 / beta))
         for agent in ("reinforce", "ppo"):
             assert abs(modes.loc[f"{agent}, beta {beta:g}", "p_a"] - optimum) < 0.015
+
+
+def test_the_speed_readme_shows_the_committed_measurements():
+    text = (ROOT / "benchmarks/speed/README.md").read_text()
+    sections = re.findall(r"<!-- speed:(\w+) -->", text)
+    assert set(sections) == {path.stem for path in (ROOT / "results/speed").glob("*.json")}
+    for section in sections:
+        shown = text.split(f"<!-- speed:{section} -->\n")[1].split(f"\n<!-- /speed:{section}")[0]
+        assert shown == markdown(ROOT / f"results/speed/{section}.json")
 
 
 def test_the_real_results_hold_no_texts():

@@ -400,3 +400,11 @@ def test_score_uses_the_columns(reference):
         float(c == f" {x}") for c, x in zip(samples.completions, "aaabbbcccddd", strict=True)
     ]
     assert samples.rewards.tolist() == expected
+
+
+def test_none_is_the_word_where_an_option_has_it():
+    assert make_config(ReinforceConfig, {"baseline": None}).resolved().baseline == "none"
+    assert make_config(ReinforceConfig, {}).resolved().baseline == "batch"
+    assert make_config(PPOConfig, {"whitening": None, "kl_target": None}) == PPOConfig(
+        whitening="none", kl_target=None
+    )

@@ -79,6 +79,8 @@ def test_the_gap_on_a_random_model():
     assert frame["nll"].iloc[0] == pytest.approx(np.log(2048), abs=0.2), "as initialised, flat"
     assert exact["nll"].iloc[1] < exact["nll"].iloc[0]
     assert (exact["ratio_deviation"] < EXACT_DEVIATION).all()
-    assert rounded["ratio_deviation"].between(EXACT_DEVIATION, ROUNDED_DEVIATION).all()
+    assert (rounded["ratio_deviation"] < ROUNDED_DEVIATION).all()
+    # On flat distributions sampler and scorer may round alike, on sharp ones they do not.
+    assert rounded["ratio_deviation"].iloc[1] > EXACT_DEVIATION
     assert (rounded["gap_max"] >= rounded["gap_std"]).all()
-    assert (rounded["gap_std"] > 10 * exact["gap_std"].max()).all()
+    assert rounded["gap_std"].iloc[1] > 10 * exact["gap_std"].max()

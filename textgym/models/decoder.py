@@ -107,8 +107,6 @@ class Decoder:
         Embeddings, norms and the sums between layers stay as they are, as under autocast. On the
         CPU so does attention, which is small there and slower in less than float32.
         """
-        if dtype == self.embedding.dtype:
-            return self  # a model's weights are all of one type
         mixing = self.embedding.dtype if self.embedding.device.type == "cpu" else dtype
         return replace(self._map(lambda layer: layer.to(dtype)), mixing=mixing)
 

@@ -115,7 +115,8 @@ class Policy:
             weight, bias = decoder.head.weight, decoder.head.bias
             cut = None if bias is None else bias[: self.vocab_size]
             decoder = replace(decoder, head=Linear(weight[: self.vocab_size], cut))
-        return decoder.to(self._resolved())
+        dtype = self._resolved()
+        return decoder if dtype == self.dtype else decoder.to(dtype)
 
     def decoding(
         self, prompt_ids: Tensor, prompt_mask: Tensor, samples: int, limit: int

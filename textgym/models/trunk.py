@@ -9,6 +9,7 @@ from torch import Tensor
 
 from textgym.models import hugging_face
 from textgym.models.branches import branch, states_before, states_of
+from textgym.models.decoder import Decoder
 from textgym.models.families import read
 
 
@@ -35,7 +36,7 @@ def states_before_responses(
     batch = _on_device(trunk, prompt_ids, prompt_mask, response_ids, response_mask)
     decoder = read(trunk)
     if decoder is not None:
-        return states_before(decoder.to(precision), branch(*batch))
+        return states_before(_in(decoder, precision), branch(*batch))
     ids, mask = hugging_face.response_inputs(*batch)
     hidden = hugging_face.hidden_states(trunk, ids, mask)
     return hidden[:, -response_ids.shape[1] :][batch[3]]
@@ -56,10 +57,14 @@ def states_of_responses(
     batch = _on_device(trunk, prompt_ids, prompt_mask, response_ids, response_mask)
     decoder = read(trunk)
     if decoder is not None:
-        return states_of(decoder.to(precision), branch(*batch, whole=True))
+        return states_of(_in(decoder, precision), branch(*batch, whole=True))
     ids, mask = (torch.cat(pair, dim=1) for pair in (batch[::2], batch[1::2]))
     hidden = hugging_face.hidden_states(trunk, ids, mask)
     return hidden[:, -response_ids.shape[1] :][batch[3]]
+
+
+def _in(decoder: Decoder, precision: torch.dtype) -> Decoder:
+    return decoder if precision == decoder.embedding.dtype else decoder.to(precision)
 
 
 def _on_device(trunk: Any, *batch: Tensor) -> list[Tensor]:
