@@ -137,7 +137,6 @@ def _with_error(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     return {name: float(values.mean()), f"{name}_se": error}
 
 
-@torch.no_grad()
 def start(case: Case, task: OracleTask, precision: str) -> Policy:
     """Returns the frozen policy that a case's runs begin with, and that is their reference."""
     if case.width is None:
@@ -156,6 +155,7 @@ def start(case: Case, task: OracleTask, precision: str) -> Policy:
     return Policy(model, task.tokenizer(), case.name, precision).freeze()
 
 
+@torch.no_grad()
 def _sharpen(model: Any, factor: float) -> None:
     for weights in model.parameters():
         if weights.dim() > 1:
