@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -153,6 +155,8 @@ def worker_context() -> BaseContext:
     That process runs nothing, so that no thread of PyTorch's is lost in the copy. Calling this
     early lets it import beside other work.
     """
+    # Batches differ in size from step to step, and oneDNN keeps a plan for every size it has met.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -187,4 +191,14 @@ def _start_worker(out: Path) -> None:
 
 
 def _in_worker(job: Job, cell: Cell) -> Any:
-    return job(_BENCH[0], cell)
+    try:
+        return job(_BENCH[0], cell)
+    finally:
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Returns freed memory to the system, where the C library would keep it (glibc)."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
