@@ -114,7 +114,10 @@ def main() -> int:
     if options.repeats < 1:
         parser.error(f"--repeats must be >= 1, got {options.repeats}")
     if options.show is not None:
-        print(f"{options.show}: {', '.join(tables.show(options.show, options.out))}")
+        try:
+            print(f"{options.show}: {', '.join(tables.show(options.show, options.out))}")
+        except OSError as error:
+            parser.error(f"cannot read {error.filename}: {error.strerror}")
         return 0
     if len(options.sections) == 1:
         return _run(options.sections[0], options)

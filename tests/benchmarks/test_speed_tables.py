@@ -82,6 +82,7 @@ def test_mistakes_are_told_in_a_line(monkeypatch, tmp_path, capsys):
     for arguments, message in (
         (["trainin"], "no section 'trainin'"),
         (["training", "--repeats", "0"], "--repeats must be >= 1, got 0"),
+        (["--show", str(tmp_path / "none.md")], "none.md: No such file"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(monkeypatch, *arguments)
