@@ -79,7 +79,7 @@ class Suite:
             `sft` fine-tunes the model on the task's demonstrations once; `pretrained` takes the
             model as it is.
         precision: what matrix products are computed in, in sampling, training and scoring: `auto`
-            (what the machine does fast at the model's width; float32 below a width of 256),
+            (what the machine does fast at the model's width; float32 below a width of 128),
             `float32` or `bfloat16`. A result says what it came to.
         budget: completions an agent may sample and score while training.
         seeds: one training run per seed.

@@ -8,7 +8,8 @@ from reward_support import tiny_policy
 
 from textgym.envs.vector_env import TextVectorEnv
 from textgym.rewards import learned
-from textgym.rewards.detoxify import Toxicity, buckets
+from textgym.rewards.batching import buckets
+from textgym.rewards.detoxify import Toxicity
 from textgym.rewards.learned import RewardModel
 from textgym.rollout import rollout, score
 from textgym.tasks import load_task

@@ -52,6 +52,19 @@ def test_the_score_is_the_heads_mean_over_completion_and_eos(policy):
     assert model(["The cat"], [" sat."]) == pytest.approx([read.mean().item()], abs=1e-6)
 
 
+@torch.no_grad()
+def test_a_completion_that_fills_the_window_is_scored_whole(policy):
+    """The prompt is pushed out; beside it rows that keep theirs."""
+    model = model_of(policy, max_tokens=3)
+    full, part = model.encode(["The red", "The"], [" cat sat.", " "])
+    assert (full.completion, len(full.ids)) == (3, 3)
+    assert part.completion < len(part.ids)
+    for row, score in zip((full, part), model.raw_scores([full, part]), strict=True):
+        hidden = policy.model.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+        read = hidden[-row.completion :] @ model.head.weight + model.head.bias
+        assert score.item() == pytest.approx(read.mean().item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("bucket_tokens", [1, 30, 2**13])
 def test_a_score_does_not_depend_on_the_batch(policy, bucket_tokens):
     model = model_of(policy)
@@ -70,7 +83,7 @@ def test_what_exceeds_the_window_is_cut_from_the_front(policy):
     assert row.ids == whole.ids[-8:]
     assert row.ids[-1] == policy.tokenizer.eos_token_id
     assert row.completion == whole.completion == 2
-    assert model_of(policy, max_tokens=2).encode(["The red"], [" cat sat."])[0].completion == 1
+    assert model_of(policy, max_tokens=2).encode(["The red"], [" cat sat."])[0].completion == 2
     assert model_of(policy, max_tokens=10_000).max_tokens == policy.max_length
     with pytest.raises(ConfigError, match="max_tokens must be >= 2, got 1"):
         model_of(policy, max_tokens=1)

@@ -29,9 +29,9 @@ from textgym.models.tokenize import (
     quiet,
 )
 from textgym.models.training import adamw, optimiser_step, warmup_cosine
-from textgym.models.trunk import states_of_responses
+from textgym.models.trunk import states_before_responses
 from textgym.models.value_head import ScalarHead
-from textgym.rewards.detoxify import buckets, each_once
+from textgym.rewards.batching import buckets, each_once
 from textgym.types import Log
 
 if TYPE_CHECKING:
@@ -99,25 +99,29 @@ class RewardModel:
         return cls(trunk, head, policy.tokenizer, min(max_tokens or context, context))
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str]) -> list[TokenRow]:
-        """Returns B rows of token ids: prompt + completion + EOS, cut at the front.
-
-        Of a completion that fills the window the first token is read, not scored.
-        """
+        """Returns B rows of token ids: prompt + completion + EOS, cut at the front."""
         asked = each_once(lambda texts: prompt_token_ids(self.tokenizer, texts), prompts)
         given = each_once(lambda texts: completion_token_ids(self.tokenizer, texts), completions)
         return [
-            TokenRow(tuple((p + c)[-self.max_tokens :]), min(len(c), self.max_tokens - 1))
+            TokenRow(tuple((p + c)[-self.max_tokens :]), min(len(c), self.max_tokens))
             for p, c in zip(asked, given, strict=True)
         ]
 
     def raw_scores(self, rows: Sequence[TokenRow]) -> Tensor:
         """Returns the head's mean [B] over each row's completion, before normalisation."""
         fill = self.tokenizer.pad_token_id
-        prompts = pad([row.ids[: -row.completion] for row in rows], fill, side="left")
-        ids, mask = pad([row.ids[-row.completion :] for row in rows], fill, side="right")
-        hidden = states_of_responses(self.trunk, *prompts, ids, mask, torch.float32)
-        row_of = mask.nonzero()[:, 0].to(hidden.device)
-        sums = hidden.new_zeros(len(rows)).index_add(0, row_of, self.head(hidden))
+        starts = [max(1, len(row.ids) - row.completion) for row in rows]
+        pairs = list(zip(rows, starts, strict=True))
+        prompts = pad([row.ids[:start] for row, start in pairs], fill, side="left")
+        # One token more, predicted and never read: before it is the state of the last.
+        ids, mask = pad([(*row.ids[start:], fill) for row, start in pairs], fill, side="right")
+        hidden = states_before_responses(self.trunk, *prompts, ids, mask, torch.float32)
+        scored = mask.clone()
+        # The first state is the prompt's, unless the completion has pushed the prompt out.
+        scored[:, 0] = torch.tensor([row.completion == len(row.ids) for row in rows])
+        row_of = scored.nonzero()[:, 0].to(hidden.device)
+        per_token = self.head(hidden[scored[mask].to(hidden.device)])
+        sums = hidden.new_zeros(len(rows)).index_add(0, row_of, per_token)
         return sums / row_of.bincount(minlength=len(rows))
 
     @torch.no_grad()
