@@ -8,9 +8,9 @@ from textgym.benchmarks.cell import OWN_MODEL, Pretrained
 from textgym.benchmarks.recording import CountedTask
 from textgym.benchmarks.suite import Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, make_agent
+from textgym.cache import model_fingerprint
 from textgym.errors import DataError
 from textgym.rollout import encode_texts
-from textgym.tasks.cache import model_fingerprint
 
 
 def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> dict[str, Pretrained]:

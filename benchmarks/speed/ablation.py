@@ -7,7 +7,7 @@ numbers were drawn. Ratios do not multiply, since some changes only matter becau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from textgym.benchmarks.speed.models import YARDSTICK, make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, random_prompts
 from textgym.benchmarks.speed.timing import Ratio, compare
 from textgym.functional import policy_gradient_loss
+from textgym.models.compiled.library import library
 from textgym.models.policy import Policy
 from textgym.models.precision import describe
 from textgym.models.sampling import sample_tokens
@@ -39,6 +40,8 @@ EARLY_ENDS = 2.0
 DIRECT = "float32: weights read directly, not through transformers"
 ALONE = "with nothing shared or padded, PyTorch's products"
 BY_ONEDNN = "float32: oneDNN's products, not PyTorch's own"
+COMPILED = "steps between products compiled, not PyTorch's"
+PLAINLY = "with PyTorch's steps"
 
 Run = Callable[[], Any]
 Change = tuple[str, Run, Run]
@@ -99,10 +102,13 @@ def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
         again = tuple(x.repeat_interleave(load.samples, dim=0) for x in once)
         name = f"{step}: prompts of {shared.prompt_tokens} tokens read once, not per sample"
         yield name, sampling_run(policy, once, drawn), sampling_run(policy, again, drawn)
-    run = sampling_run(policy, prompts, uniforms)
-    name = f"{step}: a token drawn with one random number, not one per word of the vocabulary"
+    for chosen in _compiled(exact, policy):
+        run = sampling_run(chosen, prompts, uniforms)
+        yield f"Sampling, {describe(chosen.precision)}: {COMPILED}", run, plainly(run)
+    run = plainly(sampling_run(policy, prompts, uniforms))
+    drawn_once = "a token drawn with one random number, not one per word of the vocabulary"
     race = partial(multinomial, torch.Generator())
-    yield name, run, without("sampling.inverse_cdf", race, run)
+    yield f"{step}, {PLAINLY}: {drawn_once}", run, without("sampling.inverse_cdf", race, run)
 
     ending = make_policy(model)
     ending.eos_token_id = policy.vocab_size - 1
@@ -131,6 +137,9 @@ def training_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     yield f"Training step, {DIRECT}, {ALONE}", plain, without("policy.read", no_decoder, plain)
     yield f"Training step, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
 
+    for chosen in _compiled(exact, policy):
+        run = training_run(chosen, equal)
+        yield f"Training step, {describe(chosen.precision)}: {COMPILED}", run, plainly(run)
     run = training_run(policy, equal)
     name = f"{step}: prompts of {load.prompt_tokens} tokens read once, not per sample"
     yield name, run, without("branches.distinct_rows", every_row, run)
@@ -140,8 +149,9 @@ def training_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     run = training_run(policy, unequal)
     name = f"{step}, unequal lengths: padding left out, not read like text"
     yield name, run, training_run(policy, filled(unequal))
-    name = f"{step}, unequal lengths: attention in pieces of like length, not in one"
-    yield name, run, without("branches.PIECES", 1, run)
+    run = plainly(run)
+    in_pieces = "unequal lengths: attention in pieces of like length, not in one"
+    yield f"{step}, {PLAINLY}, {in_pieces}", run, without("attention.PIECES", 1, run)
 
 
 def precision_changes(width: int, load: Load) -> Iterator[Change]:
@@ -165,7 +175,7 @@ def precision_changes(width: int, load: Load) -> Iterator[Change]:
 def without(target: str, replacement: Any, run: Run) -> Run:
     """Returns the run with a name within `textgym.models` standing for something else.
 
-    Such as `without("branches.PIECES", 1, run)`. The run raises AttributeError where no such name
+    Such as `without("attention.PIECES", 1, run)`. The run raises AttributeError where no such name
     is, so that nothing is ever measured against itself.
     """
 
@@ -174,6 +184,18 @@ def without(target: str, replacement: Any, run: Run) -> Run:
             return run()
 
     return changed
+
+
+def _compiled(*policies: Policy) -> Iterable[Policy]:
+    """Returns the policies whose steps are compiled, one of each precision."""
+    if library() is None:
+        return ()
+    return {policy.precision: policy for policy in policies}.values()
+
+
+def plainly(run: Run) -> Run:
+    """Returns the run without compiled steps."""
+    return without("compiled.library.ENABLED", False, run)
 
 
 def sampling_run(policy: Policy, prompts: tuple[Tensor, ...], uniforms: Tensor) -> Run:

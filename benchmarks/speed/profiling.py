@@ -32,6 +32,7 @@ from textgym.benchmarks.speed.ablation import (
 from textgym.benchmarks.speed.models import YARDSTICK, make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, generate_run, own_randomness, random_prompts
 from textgym.models import sampling
+from textgym.models.compiled.library import Step
 
 PRODUCTS = "matrix products"
 ATTENTION = "attention"
@@ -46,10 +47,10 @@ KINDS = {
     for kind, names in {
         PRODUCTS: "mm addmm linear linear_pointwise reorder_linear_weight",
         ATTENTION: "bmm baddbmm softmax scaled_dot_product_attention "
-        "scaled_dot_product_flash_attention_for_cpu",
+        "scaled_dot_product_flash_attention_for_cpu attend branch_attention",
         ELEMENTWISE: "add addcmul amax aminmax cos div exp fused_rms_norm log log_softmax "
         "log_softmax_backward_data logsumexp masked_fill mean mul neg pow rms_norm roll rsqrt "
-        "sigmoid silu sin sub sum where",
+        "sigmoid silu sin sub sum where add_norm swiglu split_heads selected_logprobs",
         COPIES: "arange as_strided cat clone constant_pad_nd contiguous copy embedding "
         "embedding_dense empty empty_like empty_strided expand fill flatten gather index index_add "
         "index_copy index_put_impl index_select masked_scatter masked_select narrow ones_like pad "
@@ -58,8 +59,9 @@ KINDS = {
         "zeros_like",
     }.items()
 }
-"""Operations by kind, without their library, underscores and `_backward`. What else runs is of the
-kind `REST`, and the time in which no operation runs, Python's own, of the kind `BETWEEN`."""
+"""Operations by kind, compiled steps among them; names are without their library, underscores and
+`_backward`. What else runs is of the kind `REST`, and the time in which no operation runs, Python's
+own, of the kind `BETWEEN`."""
 
 DRAWN_BY = ((sampling, "draw"), (functional, "softmax"), (torch, "multinomial"))
 """What runs within these is drawing: ours, and what `generate` calls once it has its logits."""
@@ -116,7 +118,7 @@ def time_by_kind(run: Callable[[], object]) -> Counter[str]:
     # The profiler's library writes to stderr when it starts and stops, unless told not to.
     quiet = mock.patch.dict(os.environ, {"KINETO_LOG_LEVEL": "9"})
     profiling: Any = profile(activities=[ProfilerActivity.CPU])
-    with quiet, _drawing_marked(), profiling, record_function(BETWEEN):
+    with quiet, _marked(), profiling, record_function(BETWEEN):
         run()
     times: Counter[str] = Counter()
     for event in profiling.events() or ():
@@ -148,9 +150,16 @@ def kind_of(operation: str) -> str:
 
 
 @contextmanager
-def _drawing_marked() -> Iterator[None]:
-    """Lets the profiler see everything that draws a token within one named range."""
+def _marked() -> Iterator[None]:
+    """Lets the profiler see compiled steps, and all that draws a token within one named range."""
+    call = Step.__call__
+
+    def seen(step: Step, *arguments: Any) -> None:
+        with record_function(f"compiled::{step.name}"):
+            call(step, *arguments)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Step, "__call__", seen))
         for module, name in DRAWN_BY:
             marked = record_function(DRAWING)(getattr(module, name))
             stack.enter_context(mock.patch.object(module, name, marked))

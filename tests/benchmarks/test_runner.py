@@ -21,7 +21,7 @@ from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.runner import run_suite
 from textgym.benchmarks.suite import Evaluation, Spec, Suite
 from textgym.benchmarks.workbench import Workbench
-from textgym.tasks.cache import cache_root
+from textgym.cache import cache_root
 
 
 @pytest.fixture

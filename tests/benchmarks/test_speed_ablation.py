@@ -13,6 +13,7 @@ import textgym.models.sampling
 from textgym.benchmarks.speed import ablation, profiling
 from textgym.benchmarks.speed.models import make_model
 from textgym.benchmarks.speed.sampling import Load, own_randomness
+from textgym.models.compiled.library import library
 from textgym.models.linear import has_onednn
 
 LOAD = Load(4, samples=4, prompt_tokens=6, response_tokens=6)
@@ -22,15 +23,25 @@ ALONE = f"{DIRECT}, with nothing shared or padded, PyTorch's products"
 ONEDNN = "float32: oneDNN's products, not PyTorch's own"
 ONCE = "float32: prompts of 6 tokens read once, not per sample"
 LONG = "float32: prompts of 48 tokens read once, not per sample"
-DRAWN = "float32: a token drawn with one random number, not one per word of the vocabulary"
+PLAINLY = "float32, with PyTorch's steps"
+DRAWN = f"{PLAINLY}: a token drawn with one random number, not one per word of the vocabulary"
 LEAVE = "float32, unequal lengths: rows that have ended leave the batch"
 SELECTED = "float32: log-probabilities without a second copy of the logits"
 UNPADDED = "float32, unequal lengths: padding left out, not read like text"
-PIECES = "float32, unequal lengths: attention in pieces of like length, not in one"
+PIECES = (
+    "float32, with PyTorch's steps, unequal lengths: attention in pieces of like length, not in one"
+)
+COMPILED = "float32: steps between products compiled, not PyTorch's"
 SHORT = "width 64: products in bfloat16, not float32"
+DECODING = "decoding.Decoding"
+LAID_OUT = "decoding.lay_out_prompts"
+if library() is not None:
+    DECODING, LAID_OUT = "compiled.decoding.CompiledDecoding", f"compiled.{LAID_OUT}"
+OF_COMPILED = () if library() is None else (COMPILED,)
 NAMES = [
-    *(f"Sampling, {name}" for name in (DIRECT, ALONE, ONEDNN, ONCE, LONG, DRAWN, LEAVE)),
-    *(f"Training step, {name}" for name in (DIRECT, ALONE, ONEDNN, ONCE)),
+    *(f"Sampling, {name}" for name in (DIRECT, ALONE, ONEDNN, ONCE, LONG)),
+    *(f"Sampling, {name}" for name in (*OF_COMPILED, DRAWN, LEAVE)),
+    *(f"Training step, {name}" for name in (DIRECT, ALONE, ONEDNN, *OF_COMPILED, ONCE)),
     *(f"Training step, {name}" for name in (SELECTED, UNPADDED, PIECES)),
     *(f"{work}, {SHORT}" for work in ("Sampling", "Training step")),
 ]
@@ -46,13 +57,20 @@ CALLS = {
     f"Training step, {ALONE}": ("hugging_face.forward", 0, 2),
     f"Training step, {ONEDNN}": ("linear._product", 3 * PRODUCTS, 0),
     f"Training step, {SELECTED}": ("policy.token_logprobs", 2, 0),
-    f"Training step, {PIECES}": ("branches._mask", 2 * 3, 2),
+    f"Training step, {PIECES}": ("attention._mask", 2 * 3, 2),
     f"Sampling, {SHORT}": ("decoder.Decoder.to", 1, 0),
     f"Training step, {SHORT}": ("decoder.Decoder.to", 2, 0),
 }
 """What is called how often with a change, and without. A step scores twice: reference and policy.
 Sampling reads the prompts and five of six tokens; lone rows have a third of the tokens. A quarter
 of the unequal lengths is one token, which is never read: three pieces are left."""
+
+
+if OF_COMPILED:
+    CALLS |= {
+        f"Sampling, {COMPILED}": ("compiled.decoding.CompiledDecoding.step", 5, 0),
+        f"Training step, {COMPILED}": ("likelihood.selected_logprobs", 2, 0),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +113,8 @@ def test_lone_rows_are_without_onednn_on_both_sides(runs, work):
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        (f"Sampling, {ONCE}", "decoding.lay_out_prompts"),
-        (f"Sampling, {LONG}", "decoding.lay_out_prompts"),
+        (f"Sampling, {ONCE}", LAID_OUT),
+        (f"Sampling, {LONG}", LAID_OUT),
         (f"Training step, {ONCE}", "branches.lay_out_prompts"),
     ],
 )
@@ -118,7 +136,7 @@ def test_padding_is_left_out_or_read(runs):
 
 def test_rows_that_have_ended_leave_or_stay(runs):
     ours, peer = runs[f"Sampling, {LEAVE}"]
-    read = [sum(len(ids) for _, ids, *_ in calls("decoding.run", run)[1:]) for run in (ours, peer)]
+    read = [sum(len(t) for _, t in calls(f"{DECODING}.step", run)) for run in (ours, peer)]
     # All but the longest stay for nothing where they stay.
     longest = int(ablation.unequal_lengths(LOAD).max())
     assert read[0] < read[1] == 16 * (longest - 1)
@@ -163,7 +181,7 @@ def test_every_row_has_numbers():
 
 
 def test_a_name_that_is_not_there_is_no_change():
-    run = ablation.without("branches.PEACES", 1, lambda: None)
+    run = ablation.without("attention.PEACES", 1, lambda: None)
     with pytest.raises(AttributeError, match="PEACES"):
         run()
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from textgym.agents.base import enumerated
+from textgym.cache import report_of
 from textgym.errors import ConfigError, DataError, TextGymError, UnknownNameError
 from textgym.metrics import exact
 from textgym.models.policy import load_policy
 from textgym.rollout import rollout
 from textgym.seeding import Streams
 from textgym.tasks import TASKS, load_task
-from textgym.tasks.cache import report_of
 from textgym.tasks.oracle.base import OracleTask, numbered_prompts
 from textgym.tasks.oracle.many_good_answers import GOOD
 from textgym.tasks.oracle.tic_tac_toe import TicTacToe

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 from reward_support import dialogsum_rows, hh_rows, paradetox_rows, tiny_policy, write_jsonl
 
+from textgym.cache import cached, fingerprint, model_fingerprint, report_of
 from textgym.errors import ConfigError, DataError, RewardError
 from textgym.rewards.detoxify import Toxicity
 from textgym.rewards.learned import RewardModel
 from textgym.rewards.train_toxicity import ToxicityConfig
 from textgym.tasks import load_task, paradetox
-from textgym.tasks.cache import cached, fingerprint, model_fingerprint, report_of
 from textgym.tasks.dialogsum import mean_rouge
 from textgym.tasks.paradetox import common_opening, labelled_texts
 

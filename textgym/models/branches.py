@@ -8,15 +8,14 @@ so this is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from textgym.models.attention import PaddedAttention, attend_causally, pad
+from textgym.models.compiled.attention import Layout, attends, branch_attention, lay_out
 from textgym.models.decoder import Decoder, run
-
-PIECES = 4
-"""Into so many parts of like length responses are cut for attention."""
 
 
 @dataclass
@@ -62,29 +61,13 @@ def lay_out_prompts(ids: Tensor, mask: Tensor) -> Prompts:
 
 
 @dataclass
-class Piece:
-    """Responses of like length, so that attention over them spends little on padding.
-
-    Attributes:
-        prompt_of: [b] int64, each response's prompt.
-        tokens: where their tokens are among the responses' tokens.
-        slots: [r] int64, where each of those lies in [b * t].
-        shape: (b, t).
-    """
-
-    prompt_of: Tensor
-    tokens: slice
-    slots: Tensor
-    shape: tuple[int, int]
-
-
-@dataclass
 class Branches:
     """N distinct prompts and B responses to them; M tokens in all, the prompts' first.
 
     Attributes:
         prompts: the distinct prompts.
-        pieces: the responses, shortest first.
+        prompt_of: [B] int64, each response's prompt; the responses are in order of length.
+        lengths: [B] int64, their tokens that are read, ascending.
         ids: [M] int64.
         positions: [M] int64, places within prompt and response together.
         before: [R] int64, where the state before each response token is, row by row, among the
@@ -93,7 +76,8 @@ class Branches:
     """
 
     prompts: Prompts
-    pieces: list[Piece]
+    prompt_of: Tensor
+    lengths: Tensor
     ids: Tensor
     positions: Tensor
     before: Tensor
@@ -127,30 +111,13 @@ def branch(
     index[rows, columns] = torch.arange(len(rows), device=index.device) + len(distinct)
     return Branches(
         prompts=prompts,
-        pieces=_pieces(prompt_of[order], lengths, ranks, columns),
+        prompt_of=prompt_of[order],
+        lengths=lengths,
         ids=torch.cat([prompts.ids, response_ids[rows, columns]]),
         positions=torch.cat([prompts.positions, prompts.lengths[prompt_of[rows]] + columns]),
         before=torch.cat([prompt_of[:, None], index], dim=1)[:, :-1][response_mask],
         read=index[:, : heard.shape[1]][heard],
     )
-
-
-def _pieces(prompt_of: Tensor, lengths: Tensor, ranks: Tensor, columns: Tensor) -> list[Piece]:
-    """Cuts responses, sorted by length, into PIECES of equally many rows where they differ."""
-    rows = len(lengths)
-    uneven = rows >= PIECES * PIECES and bool(lengths[0] < lengths[-1])
-    ends = lengths.cumsum(0)
-    found = []
-    for part in torch.arange(rows).tensor_split(PIECES if uneven else 1):
-        first, last = int(part[0]), int(part[-1])
-        tokens = slice(int(ends[first] - lengths[first]), int(ends[last]))
-        if tokens.start == tokens.stop:
-            continue
-        width = int(lengths[last])
-        slots = (ranks[tokens] - first) * width + columns[tokens]
-        kept = prompt_of[first : last + 1]
-        found.append(Piece(kept, tokens, slots, (len(kept), width)))
-    return found
 
 
 def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,83 +152,39 @@ class PromptAttention:
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Returns [m, heads * width]."""
         slots, shape = self._prompts.slots, self._prompts.shape
-        groups = queries.shape[1] // keys.shape[1]
-        told = _padded(keys, slots, shape), _padded(values, slots, shape)
+        told = pad(keys, slots, shape), pad(values, slots, shape)
         self.kept.append(told)
-        mixed = functional.scaled_dot_product_attention(
-            _padded(queries, slots, shape),
-            _repeated(told[0], groups),
-            _repeated(told[1], groups),
-            is_causal=True,
-        )
-        return _flat(mixed, slots)
+        if attends(queries):
+            return branch_attention(queries, keys, values, self._layout)
+        return attend_causally(queries, *told, slots, shape)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        nothing = self._prompts.lengths[:0]
+        return lay_out(self._prompts.lengths, nothing, nothing)
 
 
 class _BranchAttention:
     """Prompts see themselves; responses see their prompt and themselves; nobody sees ahead."""
 
     def __init__(self, branches: Branches, dtype: torch.dtype) -> None:
-        self._prompts = PromptAttention(branches.prompts)
-        self._sizes = [len(branches.prompts.ids), *(len(p.slots) for p in branches.pieces)]
-        self._pieces = [(piece, _mask(piece, branches.prompts, dtype)) for piece in branches.pieces]
+        self._branches = branches
+        self._dtype = dtype
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Returns [M, heads * width]."""
-        groups = queries.shape[1] // keys.shape[1]
-        # One split: the gradient of a slice would be as large as what it is cut from.
-        of_prompts, *of_pieces = zip(
-            *(torch.split(x, self._sizes) for x in (queries, keys, values)), strict=True
-        )
-        mixed = [self._prompts(layer, *of_prompts)]
-        for (piece, mask), (asked, *own) in zip(self._pieces, of_pieces, strict=True):
-            told = [
-                torch.cat(
-                    [
-                        kept.index_select(0, piece.prompt_of),
-                        _padded(tokens, piece.slots, piece.shape),
-                    ],
-                    dim=2,
-                )
-                for kept, tokens in zip(self._prompts.kept[-1], own, strict=True)
-            ]
-            of_piece = functional.scaled_dot_product_attention(
-                _padded(asked, piece.slots, piece.shape),
-                _repeated(told[0], groups),
-                _repeated(told[1], groups),
-                attn_mask=mask,
-            )
-            mixed.append(_flat(of_piece, piece.slots))
-        return torch.cat(mixed)
+        if attends(queries):
+            return branch_attention(queries, keys, values, self._layout)
+        return self._padded(queries, keys, values)
 
+    @cached_property
+    def _layout(self) -> Layout:
+        branches = self._branches
+        return lay_out(branches.prompts.lengths, branches.prompt_of, branches.lengths)
 
-def _mask(piece: Piece, prompts: Prompts, dtype: torch.dtype) -> Tensor:
-    """Returns [b, 1, t, P + t] to add to attention scores: 0 or -inf."""
-    (rows, own), device = piece.shape, piece.slots.device
-    lengths = prompts.lengths[piece.prompt_of]
-    seen = torch.arange(prompts.shape[1], device=device) < lengths[:, None, None]
-    earlier = torch.ones((own, own), dtype=torch.bool, device=device).tril()
-    visible = torch.cat([seen.expand(rows, own, -1), earlier.expand(rows, -1, -1)], dim=2)
-    mask = torch.zeros(visible.shape, dtype=dtype, device=device)
-    return mask.masked_fill_(~visible, -torch.inf).unsqueeze(1)
-
-
-def _padded(tokens: Tensor, slots: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Returns [rows, heads, columns, width] of tokens [m, heads, width]; zeros where none is."""
-    if len(slots) < shape[0] * shape[1]:
-        room = tokens.new_zeros((shape[0] * shape[1], *tokens.shape[1:]))
-        tokens = room.index_copy(0, slots, tokens)
-    return tokens.view(*shape, *tokens.shape[1:]).transpose(1, 2)
-
-
-def _flat(mixed: Tensor, slots: Tensor) -> Tensor:
-    """Returns [m, heads * width] of [rows, heads, columns, width]."""
-    tokens = mixed.transpose(1, 2).flatten(2).flatten(0, 1)
-    return tokens if len(slots) == len(tokens) else tokens.index_select(0, slots)
-
-
-def _repeated(heads: Tensor, groups: int) -> Tensor:
-    """Repeats keys or values for the queries that share them."""
-    return heads if groups == 1 else heads.repeat_interleave(groups, dim=1)
+    @cached_property
+    def _padded(self) -> PaddedAttention:
+        return PaddedAttention(self._branches, self._dtype)
 
 
 def states_before(decoder: Decoder, branches: Branches) -> Tensor:

@@ -4,6 +4,9 @@
 can be one, and gives padding the same work as text. Here the weights of a layer are read into a few
 large matrices, and a batch is a flat list of tokens; which of them see each other is the business
 of an `Attend`, so that scoring, training and sampling run the same code over the same weights.
+
+On a CPU the steps between the products are compiled (`textgym.models.compiled`); where they cannot
+be, the plain ones below run, which say what is computed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from textgym.models.compiled import layers as compiled
+from textgym.models.compiled.library import TYPES
 from textgym.models.linear import Linear, PackedLinear
 
 
@@ -150,21 +155,37 @@ def run(
     if decoder.places is not None:
         hidden = hidden + functional.embedding(positions, decoder.places)
     rotation = _rotation(decoder, positions)
+    more = None  # what the layer before adds, which is added where it is read
     for index, block in enumerate(decoder.blocks):
-        normed = block.attention_norm(hidden)
+        hidden, normed = _add_norm(hidden, more, block.attention_norm, block.qkv.dtype)
         mixed = attend(index, *_heads(decoder, block, normed, rotation))
         if wanted is not None and index + 1 == len(decoder.blocks):
             hidden, mixed = hidden[wanted], mixed[wanted]
-        attended = hidden + block.output(mixed)
-        read = hidden if decoder.parallel else attended
-        hidden = attended + _feed_forward(decoder, block, block.mlp_norm(read))
-    return decoder.norm(hidden)
+        attended = block.output(mixed)
+        if decoder.parallel:
+            _, normed = _add_norm(hidden, None, block.mlp_norm, block.up.dtype)
+            hidden = hidden + attended
+        else:
+            hidden, normed = _add_norm(hidden, attended, block.mlp_norm, block.up.dtype)
+        more = feed_forward(decoder, block, normed)
+    return _add_norm(hidden, more, decoder.norm, hidden.dtype)[1]
 
 
 def logits(decoder: Decoder, hidden: Tensor) -> Tensor:
     """Returns [M, V] of hidden states [M, D]."""
     assert decoder.head is not None, "a trunk has no logits"
     return decoder.head(hidden)
+
+
+def _add_norm(
+    hidden: Tensor, more: Tensor | None, norm: Norm, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Returns hidden + more, and the norm of the sum in `dtype`."""
+    known = hidden.dtype == norm.weight.dtype == torch.float32 and dtype in TYPES
+    if known and compiled.knows(hidden):
+        return compiled.add_norm(hidden, more, norm.weight, norm.bias, norm.epsilon, dtype)
+    total = hidden if more is None else hidden + more
+    return total, norm(total).to(dtype)
 
 
 def _rotation(decoder: Decoder, positions: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -180,9 +201,12 @@ def _heads(
     decoder: Decoder, block: Block, normed: Tensor, rotation: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns queries [M, heads, head_dim], keys and values [M, kv_heads, head_dim]."""
-    together = block.qkv(normed).to(decoder.mixing)
-    together = together.view(len(normed), -1, decoder.head_dim)
-    heads, kv_heads = decoder.heads, decoder.kv_heads
+    together = block.qkv(normed)
+    heads, kv_heads, width = decoder.heads, decoder.kv_heads, decoder.head_dim
+    known = block.query_norm is None and decoder.mixing == torch.float32
+    if known and compiled.knows(together):
+        return compiled.split_heads(together, *_halves(rotation), heads, kv_heads, width)
+    together = together.to(decoder.mixing).view(len(normed), heads + 2 * kv_heads, width)
     both, values = torch.split(together, [heads + kv_heads, kv_heads], dim=1)
     if block.query_norm is not None and block.key_norm is not None:
         queries, keys = torch.split(both, [heads, kv_heads], dim=1)
@@ -192,6 +216,15 @@ def _heads(
     both = both.to(decoder.mixing)
     queries, keys = torch.split(both, [heads, kv_heads], dim=1)
     return queries, keys, values
+
+
+def _halves(rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    """Returns cosines and sines [M, r / 2], each angle's once."""
+    if rotation is None:
+        return None, None
+    cos, sin = rotation
+    half = cos.shape[-1] // 2
+    return cos[:, 0, half:], sin[:, 0, half:]
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -207,8 +240,11 @@ def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turned, heads[..., width:]], dim=-1)
 
 
-def _feed_forward(decoder: Decoder, block: Block, normed: Tensor) -> Tensor:
+def feed_forward(decoder: Decoder, block: Block, normed: Tensor) -> Tensor:
+    """Returns [M, D] of a layer's normed input [M, D]."""
     inner = block.up(normed)
+    if decoder.gated and decoder.activation is functional.silu and compiled.knows(inner):
+        return block.down(compiled.swiglu(inner))
     if decoder.gated:
         gate, up = inner.chunk(2, dim=-1)
         return block.down(decoder.activation(gate) * up)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from textgym.models.compiled.layers import knows, selected_logprobs
+
 PIECE = 2**18
 """Logits taken at once: what is computed of them stays in the cache."""
 
@@ -42,6 +44,6 @@ class _SelectedLogprobs(torch.autograd.Function):
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     """Returns the log-probability of each id, nats: logits [..., V] and ids [...] give [...]."""
-    select: Any = _SelectedLogprobs.apply
+    select: Any = selected_logprobs if knows(logits) else _SelectedLogprobs.apply
     flat: Tensor = select(logits.flatten(0, -2), ids.flatten())
     return flat.view(ids.shape)

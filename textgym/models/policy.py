@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from textgym.errors import ModelError
 from textgym.models import hugging_face
 from textgym.models.branches import branch, states_before
+from textgym.models.compiled.decoding import CompiledDecoding, fits
 from textgym.models.decoder import Decoder
 from textgym.models.decoder import logits as head_logits
 from textgym.models.decoding import Decoding
@@ -120,7 +121,7 @@ class Policy:
 
     def decoding(
         self, prompt_ids: Tensor, prompt_mask: Tensor, samples: int, limit: int
-    ) -> Decoding | hugging_face.CachedDecoding:
+    ) -> Decoding | CompiledDecoding | hugging_face.CachedDecoding:
         """Returns N * K samples in the making: it gives logits, and reads the tokens drawn.
 
         Args:
@@ -136,7 +137,8 @@ class Policy:
         decoder = self.decoder()
         if decoder is None:
             return hugging_face.CachedDecoding(self.model, self.vocab_size, ids, mask, samples)
-        return Decoding(decoder, ids, mask, samples, limit)
+        kind: type[CompiledDecoding | Decoding] = CompiledDecoding if fits(decoder) else Decoding
+        return kind(decoder, ids, mask, samples, limit)
 
     def response_logits(
         self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor

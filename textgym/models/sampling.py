@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from textgym.models.compiled import decoding as compiled
+from textgym.models.compiled.layers import knows
 from textgym.models.tokenize import decode_responses, encode_prompts
 from textgym.types import Sampling
 
@@ -160,6 +162,9 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
         Tokens [B] int64 and their log-probabilities [B] under the policy and under the
         distribution drawn from.
     """
+    if sampling == Sampling() and knows(logits):
+        tokens, chosen = compiled.draw(logits, uniforms)
+        return tokens, chosen, chosen
     logits = logits.float()
     if sampling == Sampling():
         highest = logits.amax(-1, keepdim=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from textgym.cache import cached, fingerprint, model_fingerprint
 from textgym.models.policy import load_policy
 from textgym.models.sampling import sample_tokens
 from textgym.models.tokenize import decode_responses, encode_prompts
@@ -19,7 +20,6 @@ from textgym.rewards.learned import (
     train_reward_model,
 )
 from textgym.seeding import Streams
-from textgym.tasks.cache import cached, fingerprint, model_fingerprint
 from textgym.types import Sampling
 
 if TYPE_CHECKING:

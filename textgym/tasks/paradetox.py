@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textgym.cache import cached, fingerprint
 from textgym.rewards.rules import substance
-from textgym.tasks.cache import cached, fingerprint
 from textgym.tasks.real_data import RealToxicityTask, Row
 from textgym.tasks.toxicity import as_toxicity
 

@@ -40,7 +40,7 @@ def make_summarize(
         backbone: the language model that a reward model for `data` starts from and whose
             tokenizer measures the prompts' windows.
         seed: what the world writes and how a reward model is trained follow from it.
-        cache: where trained reward models are kept, see `textgym.tasks.cache.cache_root`.
+        cache: where trained reward models are kept, see `textgym.cache.cache_root`.
         sizes: see `textgym.tasks.sizes.Sizes`.
 
     Raises:

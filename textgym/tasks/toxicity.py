@@ -44,7 +44,7 @@ def make_toxicity(
         backbone: the language model that a reward model for `data` starts from and whose
             tokenizer measures the prompts' windows.
         seed: what the world writes and how models are trained follow from it.
-        cache: where trained models are kept, see `textgym.tasks.cache.cache_root`.
+        cache: where trained models are kept, see `textgym.cache.cache_root`.
         classifier: who scores toxicity: None for the task's own (the shipped one, or one trained
             on the data's train split), else what `textgym.rewards.detoxify.Toxicity` takes, or
             such an object.

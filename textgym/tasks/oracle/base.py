@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from textgym.cache import cached
 from textgym.errors import ConfigError, DataError
 from textgym.metrics.exact import tilted
 from textgym.models.enumeration import SequenceTree
 from textgym.models.tabular import fit_defaults, fit_distribution, symbol_tokenizer
 from textgym.seeding import Streams
 from textgym.tasks.base import Task, require_split
-from textgym.tasks.cache import cached
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,7 +62,7 @@ class OracleTask(Task):
         prompts: N different strings of symbols.
         beta: the price of a nat of KL in the optimum that regret is measured against, > 0.
         noise: standard deviation of what is added to a reward each time it is asked for.
-        cache: where the language model is kept, see `textgym.tasks.cache.cache_root`.
+        cache: where the language model is kept, see `textgym.cache.cache_root`.
         fit: options of `textgym.models.tabular.fit_distribution`.
 
     Attributes:
