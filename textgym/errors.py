@@ -60,5 +60,13 @@ class PluginError(TextGymError, TypeError):
     """A plug-in that cannot be imported or lacks a method of the interface."""
 
 
+class FeedbackError(TextGymError, ValueError):
+    """A question that cannot be asked, an answer that cannot be, or one already given."""
+
+
+class StoreError(TextGymError, OSError):
+    """A store of feedback that cannot be opened, read or written."""
+
+
 class ResultsError(TextGymError, OSError):
     """A results folder that cannot be read or written."""

@@ -1,0 +1,1 @@
+"""Human feedback: questions, answers, who gives them, and what is learned from them."""
