@@ -1,0 +1,1 @@
+"""Who answers: simulated people, language models, stored human choices; one protocol for all."""
