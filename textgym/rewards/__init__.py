@@ -23,12 +23,25 @@ REWARDS = Registry(
 )
 """Names -> factories: `REWARDS.load(name)(**options)` is a reward function."""
 
+SAVED = Registry(
+    "kind of saved reward",
+    {
+        "encoder": "textgym.feedback.learning.encoder:load_encoder_reward",
+        "ensemble": "textgym.feedback.learning.ensemble:load_ensemble",
+        "groups": "textgym.feedback.learning.groups:load_groups",
+        "model": "textgym.rewards.learned:load_reward_model",
+        "personal": "textgym.feedback.learning.personal:load_personal",
+    },
+    entry_point_group="textgym.saved_rewards",
+)
+"""The `kind` in a folder's `reward.json` -> what loads the folder."""
+
 
 def load_reward(reward: str | Path | RewardFunction, **options: Any) -> RewardFunction:
     """Returns a reward function from whatever names one.
 
     Args:
-        reward: a name in `REWARDS`, `path/to/file.py:Factory`, a folder that `RewardModel.save`
+        reward: a name in `REWARDS`, `path/to/file.py:Factory`, a folder that a reward's `save`
             wrote, or a reward function, which is returned as it is.
         options: passed to the factory that a name stands for.
 
@@ -40,8 +53,10 @@ def load_reward(reward: str | Path | RewardFunction, **options: Any) -> RewardFu
     if callable(reward):
         return reward
     if ".py:" not in str(reward) and str(reward) not in REWARDS and Path(reward).is_dir():
-        from textgym.rewards.learned import load_reward_model
+        from textgym.rewards.saving import read_constants
 
-        return load_reward_model(reward)
+        kind = read_constants(reward).get("kind", "model")
+        saved: RewardFunction = SAVED.load(str(kind))(reward)
+        return saved
     made: RewardFunction = REWARDS.load(str(reward))(**options)
     return made

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from textgym.errors import ConfigError, DataError, ModelError
 from textgym.functional import bradley_terry_loss
@@ -28,10 +27,12 @@ from textgym.models.tokenize import (
     prompt_token_ids,
     quiet,
 )
-from textgym.models.training import adamw, optimiser_step, warmup_cosine
 from textgym.models.trunk import states_before_responses
 from textgym.models.value_head import ScalarHead
 from textgym.rewards.batching import buckets, each_once
+from textgym.rewards.fitting import RewardModelConfig as RewardModelConfig
+from textgym.rewards.fitting import fit
+from textgym.rewards.saving import CONSTANTS, read_constants, written_whole
 from textgym.types import Log
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from textgym.models.policy import Policy
 
 HEAD = "reward_head.safetensors"
-CONSTANTS = "reward.json"
+CONSTANT_FIELDS = ("mean", "std", "max_tokens")
 
 
 class TokenRow(NamedTuple):
@@ -107,8 +108,12 @@ class RewardModel:
             for p, c in zip(asked, given, strict=True)
         ]
 
-    def raw_scores(self, rows: Sequence[TokenRow]) -> Tensor:
-        """Returns the head's mean [B] over each row's completion, before normalisation."""
+    def parameters(self) -> list[nn.Parameter]:
+        """Returns the weights of trunk and head."""
+        return [*self.trunk.parameters(), *self.head.parameters()]
+
+    def states(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+        """Returns the states [M, D] of the M tokens that are read, and whose row each is, [M]."""
         fill = self.tokenizer.pad_token_id
         starts = [max(1, len(row.ids) - row.completion) for row in rows]
         pairs = list(zip(rows, starts, strict=True))
@@ -119,24 +124,40 @@ class RewardModel:
         scored = mask.clone()
         # The first state is the prompt's, unless the completion has pushed the prompt out.
         scored[:, 0] = torch.tensor([row.completion == len(row.ids) for row in rows])
-        row_of = scored.nonzero()[:, 0].to(hidden.device)
-        per_token = self.head(hidden[scored[mask].to(hidden.device)])
-        sums = hidden.new_zeros(len(rows)).index_add(0, row_of, per_token)
-        return sums / row_of.bincount(minlength=len(rows))
+        return hidden[scored[mask].to(hidden.device)], scored.nonzero()[:, 0].to(hidden.device)
+
+    def raw_scores(self, rows: Sequence[TokenRow]) -> Tensor:
+        """Returns the head's mean [B] over each row's completion, before normalisation."""
+        states, row_of = self.states(rows)
+        return _means(self.head(states), row_of, len(rows))
+
+    def pooled(self, rows: Sequence[TokenRow]) -> Tensor:
+        """Returns the mean state [B, D] of each row's completion: what the head reads, averaged."""
+        return _means(*self.states(rows), len(rows))
 
     @torch.no_grad()
     def score_rows(self, rows: Sequence[TokenRow]) -> Tensor:
         """Returns the raw scores [B] of any number of rows; equal ones are scored once."""
-        return torch.tensor(each_once(self._in_buckets, rows))
+        return torch.tensor(each_once(lambda some: self._in_buckets(self.raw_scores, some), rows))
 
-    def _in_buckets(self, rows: list[TokenRow]) -> Iterable[float]:
+    @torch.no_grad()
+    def pool_rows(self, rows: Sequence[TokenRow]) -> Tensor:
+        """Returns the mean states [B, D] of any number of rows; equal ones are read once."""
+        if not rows:
+            return torch.zeros(0, self.trunk.config.hidden_size)
+        return torch.stack(each_once(lambda some: self._in_buckets(self.pooled, some), rows))
+
+    def _in_buckets(
+        self, read: Callable[[list[TokenRow]], Tensor], rows: list[TokenRow]
+    ) -> list[Tensor]:
         lengths = [len(row.ids) for row in rows]
         # Prompts go by their length, and the rows of one stay together: it is read once for them.
         order = sorted(range(len(rows)), key=lambda i: (lengths[i] - rows[i].completion, rows[i]))
-        scores = torch.zeros(len(rows))
+        found: dict[int, Tensor] = {}
         for bucket in buckets(order, lengths, self.bucket_tokens):
-            scores[bucket] = self.raw_scores([rows[i] for i in bucket]).float().cpu()
-        return map(float, scores)
+            values = read([rows[i] for i in bucket]).float().cpu()
+            found.update(zip(bucket, values, strict=True))
+        return [found[i] for i in range(len(rows))]
 
     def __call__(
         self, prompts: list[str], completions: list[str], **columns: list[Any]
@@ -155,15 +176,28 @@ class RewardModel:
             raise DataError(f"cannot normalise a reward on {len(raw)} samples of equal score")
         self.mean, self.std = float(raw.mean()), float(raw.std(correction=0))
 
+    def constants(self) -> dict[str, Any]:
+        """Returns what is kept beside the weights, as JSON values."""
+        return {"mean": self.mean, "std": self.std, "max_tokens": self.max_tokens}
+
     def save(self, out: str | Path) -> None:
-        """Writes the trunk, head and tokenizer (safetensors and JSON) into a folder."""
-        out = Path(out)
-        with quiet():
-            self.trunk.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
-        save_model(self.head, str(out / HEAD))
-        constants = {"mean": self.mean, "std": self.std, "max_tokens": self.max_tokens}
-        (out / CONSTANTS).write_text(json.dumps(constants, indent=2) + "\n")
+        """Writes the trunk, head and tokenizer (safetensors and JSON) into a folder.
+
+        Raises: ModelError when they cannot be written; nothing half-written loads then.
+        """
+        with written_whole(out) as folder:
+            with quiet():
+                self.trunk.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            save_model(self.head, str(folder / HEAD))
+            (folder / CONSTANTS).write_text(json.dumps(self.constants(), indent=2) + "\n")
+
+
+def _means(values: Tensor, row_of: Tensor, rows: int) -> Tensor:
+    """Returns the mean [B, ...] of each row's values [M, ...]."""
+    sums = values.new_zeros(rows, *values.shape[1:]).index_add(0, row_of, values)
+    counts = row_of.bincount(minlength=rows)
+    return sums / counts.view(-1, *[1] * (values.dim() - 1))
 
 
 def load_reward_model(path: str | Path) -> RewardModel:
@@ -171,49 +205,15 @@ def load_reward_model(path: str | Path) -> RewardModel:
     from transformers import AutoModel
 
     path = Path(path)
-    for needed in ("config.json", HEAD, CONSTANTS):
-        if not (path / needed).is_file():
-            raise ModelError(f"no reward model in {path}: it has no {needed}")
+    constants = read_constants(path, CONSTANT_FIELDS, ("config.json", HEAD, CONSTANTS))
+    if "kind" in constants:
+        raise ModelError(f"{path} holds a reward of kind {constants['kind']!r}: use load_reward")
     trunk = load_pretrained(AutoModel, path, "reward model", dtype=torch.float32)
-    constants = json.loads((path / CONSTANTS).read_text())
     head = ScalarHead(trunk.config.hidden_size)
     load_model(head, str(path / HEAD))
     model = RewardModel(trunk, head, load_tokenizer(path), constants["max_tokens"])
     model.mean, model.std = constants["mean"], constants["std"]
     return model
-
-
-@dataclass(frozen=True)
-class RewardModelConfig:
-    """How a reward model is trained.
-
-    Attributes:
-        epochs: passes over the pairs; more than one or two overfits.
-        batch_size: pairs per step.
-        learning_rate: peak of AdamW's warm-up and cosine.
-        weight_decay: AdamW's, on matrices.
-        centering: weight of the squared sum of a pair's scores, which ties the origin.
-        held_out: share of the pairs kept back to report accuracy on.
-        max_tokens: most tokens that are read; None for the model's context.
-    """
-
-    epochs: int = 2
-    batch_size: int = 32
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.01
-    centering: float = 0.01
-    held_out: float = 0.1
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"epochs and batch_size must be >= 1, got {self.epochs} and {self.batch_size}"
-            )
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out must be in (0, 1), got {self.held_out}")
 
 
 def train_reward_model(
@@ -247,13 +247,13 @@ def train_reward_model(
     order = torch.randperm(len(chosen), generator=generator).tolist()
     held = max(1, round(config.held_out * len(order)))
     held_rows, train_rows = order[:held], order[held:]
-    correct = _fit(model, chosen, rejected, train_rows, config, generator, log)
+    train_accuracy = _fit(model, chosen, rejected, train_rows, config, generator, log)
     margin_of = [chosen[i] for i in held_rows], [rejected[i] for i in held_rows]
     better, worse = (model.score_rows(rows) for rows in margin_of)
     return model, {
         "accuracy": float((better > worse).float().mean()),
         "loss": float(bradley_terry_loss(better, worse)),
-        "train_accuracy": correct / len(train_rows),
+        "train_accuracy": train_accuracy,
         "pairs": float(len(order)),
     }
 
@@ -278,28 +278,12 @@ def _fit(
     generator: torch.Generator,
     log: Log | None,
 ) -> float:
-    """Trains in place; returns how many pairs of the last epoch were ordered rightly."""
-    optimizer = adamw(
-        [*model.trunk.parameters(), *model.head.parameters()],
-        config.learning_rate,
-        config.weight_decay,
-    )
-    steps = config.epochs * -(-len(train) // config.batch_size)
-    step, correct = 0, 0.0
-    for _ in range(config.epochs):
-        correct = 0.0
-        shuffled = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
-        for start in range(0, len(shuffled), config.batch_size):
-            batch = shuffled[start : start + config.batch_size]
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * warmup_cosine(step / steps)
-            rows = [chosen[i] for i in batch] + [rejected[i] for i in batch]
-            better, worse = model.raw_scores(rows).chunk(2)
-            loss = bradley_terry_loss(better, worse, centering=config.centering)
-            optimiser_step(optimizer, loss, step)
-            right = float((better > worse).sum())
-            correct += right
-            if log is not None:
-                log(step, {"loss": loss.item(), "accuracy": right / len(batch)})
-            step += 1
-    return correct
+    """Trains in place; returns the share of the last epoch's pairs that were ordered rightly."""
+
+    def objective(batch: list[int]) -> tuple[Tensor, Tensor]:
+        rows = [chosen[i] for i in batch] + [rejected[i] for i in batch]
+        better, worse = model.raw_scores(rows).chunk(2)
+        loss = bradley_terry_loss(better, worse, centering=config.centering)
+        return loss, better > worse
+
+    return fit(model.parameters(), objective, train, config, generator, log)

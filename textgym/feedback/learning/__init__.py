@@ -1,0 +1,1 @@
+"""Rewards learned from feedback: objectives, reward models, ensembles, personal rewards."""
