@@ -93,6 +93,12 @@ def _rewards() -> Entries:
     return _registry(REWARDS)
 
 
+def _studies() -> Entries:
+    from textgym.benchmarks.studies.study import STUDIES
+
+    return _registry(STUDIES)
+
+
 KINDS: dict[str, Callable[[], Entries]] = {
     "tasks": _tasks,
     "agents": _agents,
@@ -100,4 +106,5 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "suites": _suites,
     "metrics": _metrics,
     "rewards": _rewards,
+    "studies": _studies,
 }

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from textgym.benchmarks.feedback_cli import feedback_app, label, reward_app, study
+from textgym.benchmarks.options import Seed, Settings, Task, one_task, options
 from textgym.errors import TextGymError
-
-if TYPE_CHECKING:
-    from textgym.benchmarks.suite import Options, Spec
 
 app = typer.Typer(
     name="textgym",
@@ -27,14 +26,9 @@ Data = Annotated[
     list[str] | None,
     typer.Option(help="Hub id or folder: SOURCE for every task, or TASK=SOURCE; may repeat."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
-Task = Annotated[str, typer.Option(help="Task, `name` or `name@option=value,...`.")]
 Prompts = Annotated[int, typer.Option(min=1, help="Prompts asked.")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Samples per prompt; the task's own.")]
 Split = Annotated[str, typer.Option(help="Which split the prompts come from.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting, such as tokens=1000000; may repeat.")
-]
 Precision = Annotated[
     str | None,
     typer.Option(
@@ -138,7 +132,7 @@ def sample(
     """Show completions of one or more policies side by side, with their rewards."""
     from textgym.benchmarks.commands import sample as run
 
-    run(policy, _one_task(task, data), prompts, samples, temperature, split, seed)
+    run(policy, one_task(task, data), prompts, samples, temperature, split, seed)
 
 
 @app.command("eval")
@@ -157,7 +151,7 @@ def evaluate(
     """Measure the KL, reward and diversity loss of two existing models. Trains nothing."""
     from textgym.benchmarks.commands import evaluate as run
 
-    spec = _one_task(task, data)
+    spec = one_task(task, data)
     run(policy, reference, spec, prompts, samples, split, seed, precision, json_)
 
 
@@ -178,7 +172,7 @@ def pretrain(
     """Pretrain a small language model, on the embedded world or on any texts."""
     from textgym.benchmarks import pretraining
 
-    chosen = _options(settings)
+    chosen = options(settings)
     if not data:
         pretraining.pretrain_world(out, chosen, seed)
     else:
@@ -194,7 +188,7 @@ def pretrain_toxicity(
     """Train the embedded toxicity classifier, in Detoxify's checkpoint format."""
     from textgym.benchmarks import pretraining
 
-    pretraining.pretrain_toxicity(out, _options(settings), seed)
+    pretraining.pretrain_toxicity(out, options(settings), seed)
 
 
 @app.command("pretrain-reward")
@@ -207,16 +201,10 @@ def pretrain_reward(
     """Train the embedded summarize task's reward model on simulated comparisons."""
     from textgym.benchmarks import pretraining
 
-    pretraining.pretrain_reward(out, model, _options(settings), seed)
+    pretraining.pretrain_reward(out, model, options(settings), seed)
 
 
-def _one_task(task: str, data: list[str] | None) -> Spec:
-    from textgym.benchmarks.suite import parse_spec, with_data
-
-    return with_data((parse_spec(task),), data or [])[0]
-
-
-def _options(pairs: list[str] | None) -> Options:
-    from textgym.benchmarks.suite import parse_spec
-
-    return parse_spec(f"settings@{','.join(pairs)}").options if pairs else {}
+app.command()(label)
+app.command()(study)
+app.add_typer(feedback_app, name="feedback")
+app.add_typer(reward_app, name="reward")

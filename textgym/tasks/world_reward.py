@@ -128,18 +128,34 @@ def order_accuracy(scores: np.ndarray, gold: np.ndarray) -> float:
     return float(np.mean(truth[decided] == found[decided])) if decided.any() else 0.5
 
 
+def write_candidates(
+    policy: Policy, task: WorldSummarize, samples: int, written: int, streams: Streams
+) -> tuple[Dataset, list[list[str]]]:
+    """Returns the training reports' rows, and for each of them summaries to compare.
+
+    Args:
+        policy: writes the first `samples` of each report.
+        task: has the reports.
+        samples: the policy's summaries per report.
+        written: summaries per report by writers of the world, as often as in its corpus.
+        streams: "sampling" and "writers" draw.
+    """
+    rows = task.prompts("train")
+    sampled = _sample(policy, task, rows["prompt"], samples, streams.torch("sampling"))
+    draw = Draw(streams.numpy("writers"))
+    candidates = []
+    for prompt, facts, texts in zip(rows["prompt"], rows["facts"], sampled, strict=True):
+        report = Report(report_text(prompt), json.loads(facts))
+        writers = [draw.weighted(CORPUS_WRITERS) for _ in range(written)]
+        candidates.append(texts + [" " + write_summary(report, w, draw) for w in writers])
+    return rows, candidates
+
+
 def _compare(
     policy: Policy, task: WorldSummarize, config: WorldRewardConfig, streams: Streams
 ) -> tuple[Dataset, float]:
     """Returns the comparisons and the share in which the annotator agrees with gold."""
-    rows = task.prompts("train")
-    samples = _sample(policy, task, rows["prompt"], config.samples, streams.torch("sampling"))
-    draw = Draw(streams.numpy("writers"))
-    candidates = []
-    for prompt, facts, texts in zip(rows["prompt"], rows["facts"], samples, strict=True):
-        report = Report(report_text(prompt), json.loads(facts))
-        writers = [draw.weighted(CORPUS_WRITERS) for _ in range(config.written)]
-        candidates.append(texts + [" " + write_summary(report, w, draw) for w in writers])
+    rows, candidates = write_candidates(policy, task, config.samples, config.written, streams)
     gold = _gold(rows["facts"], candidates)
     preferences = simulate_preferences(
         rows["prompt"],
