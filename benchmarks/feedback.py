@@ -88,7 +88,7 @@ def run_collect(
     task = load_task(spec.name, **spec.options)
     annotator = ANNOTATORS[by](task, model, template, options, seed)
     with FeedbackStore(store) as opened:
-        console.print(f"sampling completions of {prompts} prompts", highlight=False)
+        console.print(f"sampling completions of {prompts} prompts", highlight=False, soft_wrap=True)
         asked = questions_from_policies(task, list(policies), prompts, kind, seed, split)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("questions"), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as progress:
@@ -96,22 +96,28 @@ def run_collect(
             count = collect(
                 annotator, asked, opened, batch, lambda n: progress.update(bar, completed=n)
             )
-        console.print(f"{count} answers by {annotator.name} stored in {store}", highlight=False)
+        console.print(
+            f"{count} answers by {annotator.name} stored in {store}",
+            highlight=False,
+            soft_wrap=True,
+        )
         if isinstance(annotator, JudgeAnnotator) and asked:
             audit = {name: round(x, 3) for name, x in annotator.audit(asked).items()}
-            console.print(f"the judge's bias: {audit}", highlight=False)
+            console.print(f"the judge's bias: {audit}", highlight=False, soft_wrap=True)
         if by != "simulated" and kind == PAIRWISE and task.has_gold and asked:
             people = _simulated(task, model, template, {}, seed).label(asked)
             keys = {question.key for question in asked}
             own = [f for f in opened.feedback(PAIRWISE, annotator.name) if f.question.key in keys]
             agreed = agreement(own, people)["agreement"]
-            console.print(f"agreement with simulated people: {agreed:.0%}", highlight=False)
+            console.print(
+                f"agreement with simulated people: {agreed:.0%}", highlight=False, soft_wrap=True
+            )
 
 
 def run_export(sources: Sequence[str], out: Path, console: Console) -> None:
     """Writes answers as JSON lines or Parquet."""
     count = write_feedback(out, [f for source in sources for f in read_answers(source)])
-    console.print(f"{count} answers in {out}", highlight=False)
+    console.print(f"{count} answers in {out}", highlight=False, soft_wrap=True)
 
 
 def run_import(data: str, data_dir: str | None, split: str, store: str, console: Console) -> None:
@@ -122,7 +128,7 @@ def run_import(data: str, data_dir: str | None, split: str, store: str, console:
         opened.ask((f.question for f in choices), split)
         known = {f.question.key for f in opened.feedback(annotator="data")}
         count = opened.add([f for f in choices if f.question.key not in known])
-    console.print(f"{count} answers of {data} stored in {store}", highlight=False)
+    console.print(f"{count} answers of {data} stored in {store}", highlight=False, soft_wrap=True)
 
 
 def run_train(

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from textgym.benchmarks.speed.tables import markdown
+from textgym.benchmarks.studies.study import STUDIES
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,3 +64,14 @@ def test_ci_calls_the_readmes_test_command_and_nothing_else():
     commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == ["make test"]
     assert "make test" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_tells_what_the_studies_found():
+    shown = (ROOT / "README.md").read_text().split("<!-- studies -->")[1]
+    shown = shown.split("<!-- /studies -->")[0]
+    for name in STUDIES:
+        page = (ROOT / f"results/{name}/study.md").read_text()
+        findings = re.findall(r"^- .*$", page, re.MULTILINE)
+        assert findings
+        assert f"results/{name}/study.md)** " in shown
+        assert "\n".join(findings) in shown

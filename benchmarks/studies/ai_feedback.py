@@ -107,7 +107,7 @@ class AIFeedback(Study):
             f"Of pairs that gold decides, people answer {people['right labels']:.0%} rightly "
             f"({FLIPS:.0%} of their answers are reversed), the judge {judge['right labels']:.0%}; "
             f"they agree on {people['agreement']:.0%}.",
-            f"From gold {people['gold before']:.3f}, {people['comparisons']:,} labels by people "
+            f"From gold {people['gold before']:.3f}, {people['comparisons']:,.0f} labels by people "
             f"lead to {people['gold']:.3f} for a cost of {people['cost']:,.0f}, as many by the "
             f"judge to {judge['gold']:.3f} for {judge['cost']:,.0f}.",
         ]

@@ -69,7 +69,7 @@ class AmountOfData(Study):
         """What each step up gives."""
         ordered = summary.sort_values("comparisons")
         steps = [
-            f"{row['comparisons']:,}: {row['accuracy']:.0%} of pairs ordered as gold does, "
+            f"{row['comparisons']:,.0f}: {row['accuracy']:.0%} of pairs ordered as gold does, "
             f"gold {row['gold']:.3f}"
             for _, row in ordered.iterrows()
         ]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
 from textgym.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Point = dict[str, Any]
@@ -107,13 +107,15 @@ def shown(summary: pd.DataFrame, by: Sequence[str]) -> str:
 
 
 def _number(mean: float, error: float) -> str:
-    if pd.isna(mean):
+    if math.isnan(mean):
         return "–"
     return f"{mean:.3f} ± {error:.3f}" if error else f"{mean:.3f}"
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
     """Returns the rows of all points that a results folder holds."""
+    import pandas as pd
+
     found = []
     for path in sorted((folder / "points").glob("*.json")):
         kept = json.loads(path.read_text("utf-8"))

@@ -33,6 +33,8 @@ SEARCHERS, AUTHORS = "searchers", "authors"
 MEMBERS = {SEARCHERS: 4, AUTHORS: 2}
 POOLED, PERSONAL = "pooled model", "personal"
 RULES = ("mean", "majority", "maximin")
+SAMPLES = 4
+"""Of a prompt in each step of training: a majority is over completions of one prompt."""
 WAYS = (PERSONAL, *RULES, POOLED)
 
 
@@ -66,13 +68,21 @@ class WhosePreferences(Study):
         for name, taste in tastes.items():
             reward = rewards.get(name, rewards.get(""))
             assert reward is not None, "everyone's, or each group's own"
-            trained = world.trained(start, reward, seed)
+            trained = world.trained(start, reward, seed, samples=SAMPLES)
             seen = world.judged(trained, start, seed)
             liked = taste.reward(seen.rollout.prompts, seen.rollout.completions, **_facts(seen))
             satisfied.append(float(np.mean(liked)))
             row[f"{name}' satisfaction"] = satisfied[-1]
             row[f"KL ({name})"] = seen.kl
         return [row | {"worst off": min(satisfied), "mean": float(np.mean(satisfied))}]
+
+    def summary(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Returns the summary in the order of `WAYS`."""
+        return (
+            super()
+            .summary(rows)
+            .sort_values("trained on", key=lambda ways: ways.map(WAYS.index), ignore_index=True)
+        )
 
     def draw(self, summary: pd.DataFrame, figure: Figure) -> None:
         """Each group's satisfaction, side by side."""

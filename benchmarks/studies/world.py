@@ -156,6 +156,7 @@ def trained(
     seed: int,
     completions: int = BUDGET,
     policy: Policy | None = None,
+    samples: int = 1,
 ) -> Policy:
     """Returns a policy trained by REINFORCE on a reward.
 
@@ -165,8 +166,10 @@ def trained(
         seed: of everything drawn.
         completions: the budget.
         policy: what training goes on from; `start` by default.
+        samples: per prompt of a step, which has 64 in all.
     """
-    agent = make_agent(Spec("reinforce", {}))
+    options = {"prompts_per_step": 64 // samples, "samples_per_prompt": samples}
+    agent = make_agent(Spec("reinforce", options))
     setup = Setup(
         task(seed, reward),
         (policy or start).copy(),

@@ -43,9 +43,7 @@ def test_collect_export_learn_and_report(tmp_path, capsys):
     report = ("reward", "report", "--reward", reward, "--out", tmp_path / "report")
     assert run(*report, "--gold", "summarize", "--off", f"all={tmp_path / 'f.db'}") == 0
     assert (tmp_path / "report" / "report.html").is_file()
-    assert (
-        "all" in json.loads((tmp_path / "report" / "report.json").read_text())["off_distribution"]
-    )
+    assert "as good on 'all'" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_judge_by_likelihood_says_how_far_it_agrees(tmp_path, capsys):
@@ -66,9 +64,13 @@ def test_human_choices_are_imported_once(tmp_path, capsys):
     data.mkdir()
     rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(30)]
     (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for expected in ("27 answers", "0 answers"):  # a tenth is the validation split
+    counts = []
+    for _ in range(2):
         assert run("feedback", "import", data, "--store", tmp_path / "f.db") == 0
-        assert expected in capsys.readouterr().out
+        counts.append(int(capsys.readouterr().out.split()[0]))
+    # What the data do not split themselves is split off train.
+    assert 20 < counts[0] < 30
+    assert counts[1] == 0
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class Squares(Study):
         figure.subplots().plot(summary["side"], summary["area"])
 
     def findings(self, summary):
-        return [f"Side {row['side']} has area {row['area']:g}." for _, row in summary.iterrows()]
+        return [f"Side {row['side']:g} has area {row['area']:g}." for _, row in summary.iterrows()]
 
 
 @pytest.fixture
