@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from textgym.agents.base import make_config
-from textgym.errors import ConfigError, StoreError
+from textgym.errors import ConfigError
 from textgym.feedback.annotators.agreement import agreement
 from textgym.feedback.annotators.base import Annotator
 from textgym.feedback.annotators.choice import AnnotatorConfig
@@ -23,9 +23,10 @@ from textgym.feedback.annotators.simulated import SimulatedAnnotator
 from textgym.feedback.annotators.template import read_template
 from textgym.feedback.asking import questions_from_policies
 from textgym.feedback.collecting import collect
-from textgym.feedback.formats import read_feedback, write_feedback
+from textgym.feedback.formats import write_feedback
 from textgym.feedback.learning.training import LearningConfig, split_by_prompt, train_reward
-from textgym.feedback.records import PAIRWISE, Feedback
+from textgym.feedback.records import PAIRWISE
+from textgym.feedback.sources import read_answers
 from textgym.feedback.store import FeedbackStore
 from textgym.models.policy import load_policy
 from textgym.registry import unknown_name
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out.jsonl"
 """The answers that a reward has not learned from, beside it."""
 REFERENCE_PROMPTS = 64
-FILES = (".jsonl", ".parquet")
 
 
 def _simulated(task: Task, model: str, template: Path | None, options: Options, seed: int) -> Any:
@@ -165,20 +165,6 @@ def run_train(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def read_answers(source: str) -> list[Feedback]:
-    """Returns the answers in a .jsonl or .parquet file, or in a store.
-
-    Raises:
-        StoreError: nothing is there.
-    """
-    if Path(source).suffix in FILES:
-        return read_feedback(source)
-    if "://" not in source and not Path(source).is_file():
-        raise StoreError(f"no feedback at {source}: expected a store, .jsonl or .parquet file")
-    with FeedbackStore(source) as store:
-        return store.feedback()
 
 
 def own_answers(reward: str) -> list[str]:

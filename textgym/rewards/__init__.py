@@ -53,9 +53,10 @@ def load_reward(reward: str | Path | RewardFunction, **options: Any) -> RewardFu
     if callable(reward):
         return reward
     if ".py:" not in str(reward) and str(reward) not in REWARDS and Path(reward).is_dir():
-        from textgym.rewards.saving import read_constants
+        from textgym.rewards.saving import CONSTANTS, read_constants
 
-        kind = read_constants(reward).get("kind", "model")
+        known = Path(reward, CONSTANTS).is_file()
+        kind = read_constants(reward).get("kind", "model") if known else "model"
         saved: RewardFunction = SAVED.load(str(kind))(reward)
         return saved
     made: RewardFunction = REWARDS.load(str(reward))(**options)

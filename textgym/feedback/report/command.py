@@ -10,21 +10,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from textgym.errors import ConfigError, StoreError
-from textgym.feedback.formats import read_feedback
-from textgym.feedback.records import Feedback
+from textgym.errors import ConfigError
 from textgym.feedback.report.names import one_line
 from textgym.feedback.report.plots import require_matplotlib
 from textgym.feedback.report.report import RewardReport, measure_reward
 from textgym.feedback.report.verdict import Verdict, verdicts
 from textgym.feedback.report.writing import HTML, require_folder, write_report
+from textgym.feedback.sources import read_answers
 from textgym.rewards import load_reward
 from textgym.seeding import Streams
 from textgym.tasks import load_task
 from textgym.tasks.base import Task
 from textgym.types import RewardFunction
 
-FILES = (".jsonl", ".parquet")
 STREAM = "report"
 
 
@@ -62,8 +60,8 @@ def run_report(
     require_matplotlib()
     require_folder(Path(out))
     paths = [feedback] if isinstance(feedback, str | Path) else list(feedback)
-    answers = [answer for path in paths for answer in _read(path)]
-    others = {name: _read(path) for name, path in (off_distribution or {}).items()}
+    answers = [answer for path in paths for answer in read_answers(path)]
+    others = {name: read_answers(path) for name, path in (off_distribution or {}).items()}
     report = measure_reward(
         load_reward(reward),
         answers,
@@ -77,18 +75,6 @@ def run_report(
     folder = write_report(report, out)
     _print(report, verdicts(report), folder)
     return report
-
-
-def _read(source: str | Path) -> list[Feedback]:
-    """Returns the answers in a file or a store, which is never made where there is none."""
-    if Path(source).suffix in FILES:
-        return read_feedback(source)
-    if "://" not in str(source) and not Path(source).is_file():
-        raise StoreError(f"no feedback at {source}: expected a store, .jsonl or .parquet file")
-    from textgym.feedback.store import FeedbackStore
-
-    with FeedbackStore(source) as store:
-        return store.feedback()
 
 
 def _gold(task: str | Task) -> RewardFunction:
