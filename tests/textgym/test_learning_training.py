@@ -406,7 +406,7 @@ def test_a_save_that_fails_leaves_the_old_reward(start, tmp_path, monkeypatch):
 
 
 def test_folders_that_hold_no_reward(start, tmp_path):
-    with pytest.raises(ModelError, match=r"it has no reward\.json"):
+    with pytest.raises(ModelError, match=r"it has no config\.json"):
         load_reward(tmp_path)
     for text, cause in (("{", "cannot be read"), ("[]", "holds no settings")):
         (tmp_path / "reward.json").write_text(text)
