@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textgym.benchmarks.studies import world
 from textgym.benchmarks.studies.pictures import lines
 from textgym.benchmarks.studies.study import Point, Row, Study
-from textgym.feedback.annotators.choice import AnnotatorConfig
-from textgym.feedback.annotators.simulated import SimulatedAnnotator
-from textgym.seeding import Streams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,24 +32,8 @@ class LabelNoise(Study):
 
     def run(self, point: Point, cache: Path) -> list[Row]:
         """Collects, learns, trains and judges."""
-        flips, seed = point["flips"], point["seed"]
-        start = world.reference(cache)
-        config = AnnotatorConfig(flips=flips)
-        annotator = SimulatedAnnotator(world.gold, Streams(seed).numpy("annotators"), config)
-        asked = world.questions(world.pretrained(), seed, COMPARISONS)
-        reward = world.learned(annotator.label(asked), seed, start)
-        before = world.judged(start, start, seed)
-        after = world.judged(world.trained(start, reward, seed), start, seed)
-        return [
-            {
-                "flips": flips,
-                "accuracy": world.gold_accuracy(reward, before.rollout),
-                "gold before": before.gold,
-                "gold": after.gold,
-                "KL": after.kl,
-                "commonest voice": after.voices,
-            }
-        ]
+        found = world.learned_from_people(COMPARISONS, point["flips"], point["seed"], cache)
+        return [{"flips": point["flips"], **found}]
 
     def draw(self, summary: pd.DataFrame, figure: Figure) -> None:
         """Accuracy and gold against the share of reversed answers."""

@@ -16,6 +16,8 @@ from textgym.benchmarks.recording import Curve
 from textgym.benchmarks.suite import Spec
 from textgym.benchmarks.workbench import make_agent
 from textgym.cache import cached
+from textgym.feedback.annotators.choice import AnnotatorConfig
+from textgym.feedback.annotators.simulated import SimulatedAnnotator
 from textgym.feedback.learning.training import LearningConfig, train_reward
 from textgym.feedback.records import Feedback, Question
 from textgym.models.policy import Policy, load_policy
@@ -201,3 +203,30 @@ def judged(policy: Policy, start: Policy, seed: int) -> Judged:
     ratios = (policy.logprobs(samples) - start.logprobs(samples)).sum(1)
     share = float(counts.max() / counts.sum())
     return Judged(samples, float(np.mean(scores)), float(ratios.mean()), share)
+
+
+def learned_from_people(pairs: int, flips: float, seed: int, cache_folder: Path) -> dict[str, Any]:
+    """Collects from simulated people, learns a reward, trains a policy on it and judges both.
+
+    Args:
+        pairs: comparisons.
+        flips: share of the answers that are reversed.
+        seed: of everything drawn.
+        cache_folder: where the reference is kept.
+
+    Returns:
+        A study's row: the reward model's accuracy, and gold before and after.
+    """
+    start = reference(cache_folder)
+    random = Streams(seed).numpy("annotators")
+    people = SimulatedAnnotator(gold, random, AnnotatorConfig(flips=flips))
+    reward = learned(people.label(questions(pretrained(), seed, pairs)), seed, start)
+    before = judged(start, start, seed)
+    after = judged(trained(start, reward, seed), start, seed)
+    return {
+        "accuracy": gold_accuracy(reward, before.rollout),
+        "gold before": before.gold,
+        "gold": after.gold,
+        "KL": after.kl,
+        "commonest voice": after.voices,
+    }
