@@ -21,6 +21,7 @@ from textgym.benchmarks.runner import worker_context
 from textgym.benchmarks.studies.study import STUDIES, Point, Study, point_name, read_rows, shown
 from textgym.cache import cache_root
 from textgym.errors import ConfigError, ResultsError
+from textgym.feedback.report.plots import require_matplotlib
 
 Made = tuple[Point, dict[str, Any]]
 
@@ -51,7 +52,7 @@ def run_study(
     study: Study = STUDIES.load(name)(settings)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be >= 1, got {seeds}")
-    _require_matplotlib()
+    require_matplotlib()
     require_writable(out)
     wanted = [point for seed in range(seeds or study.seeds) for point in study.points(seed)]
     todo = [point for point in wanted if not _is_kept(out, name, point)]
@@ -102,13 +103,6 @@ def write_page(name: str, out: Path, settings: Mapping[str, float] | None = None
         f"Made by `textgym study {name} --seeds {count}`.",
     ]
     (out / "study.md").write_text("\n\n".join(page) + "\n", "utf-8")
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("a study draws its plot: pip install 'textgym[plot]'") from error
 
 
 def _file(out: Path, point: Point) -> Path:
