@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -147,3 +148,33 @@ def adaptive_kl_step(coef: float, kl_seq: float, target: float, n: int, horizon:
         raise ConfigError(f"target and horizon must be > 0, got {target} and {horizon}")
     error = min(max(kl_seq / target - 1, -0.2), 0.2)
     return coef * (1 + error * n / horizon)
+
+
+def adaptive_entropy_step(
+    coef: float, entropy: float, target: float, n: int, horizon: float
+) -> float:
+    """Returns the next entropy weight, `coef * exp(clip(1 - entropy / target, -0.2, 0.2) n / h)`.
+
+    It rises while the entropy is below the target and falls above. As `adaptive_kl_step` it moves
+    by the relative error; as SAC's temperature it moves in its logarithm, and so stays positive.
+
+    Args:
+        coef: the present weight, > 0: 0 would stay 0.
+        entropy: measured, nats per token.
+        target: wanted, nats per token.
+        n: completions sampled since the last step.
+        horizon: completions over which the weight may change by about a fifth.
+
+    Raises:
+        ConfigError: coef, target or horizon <= 0.
+
+    Source: Haarnoja et al. 2018, arXiv 1812.05905, section 5, whose step is proportional to the
+    absolute error.
+    """
+    if not (coef > 0 and target > 0 and horizon > 0):
+        raise ConfigError(
+            f"the entropy's weight, target and horizon must be > 0, got {coef}, {target} and "
+            f"{horizon}"
+        )
+    error = min(max(1 - entropy / target, -0.2), 0.2)
+    return coef * math.exp(error * n / horizon)

@@ -1,10 +1,9 @@
-"""Losses to minimise, each with the diagnostics that belong beside it."""
+"""Policy-gradient losses to minimise, each with the diagnostics that belong beside it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from textgym.errors import ConfigError
 from textgym.functional.divergence import kl_k3
@@ -154,94 +153,3 @@ def ppo_value_loss(
             "explained_variance": float(1 - unexplained),
         }
     return loss, diagnostics
-
-
-def bradley_terry_loss(
-    chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0, centering: float = 0.0
-) -> Tensor:
-    """Returns the reward model's loss, `-log sigmoid(r_c - r_r - margin)`, mean over the pairs.
-
-    Scores are only fixed up to a shift; `centering * mean((r_c + r_r)^2)` pulls them to 0.
-
-    Args:
-        chosen: [B] scores of the preferred completions.
-        rejected: [B] scores of the others.
-        margin: by how much the chosen should lead; a number or [B].
-        centering: weight of the shift penalty, >= 0.
-
-    Returns:
-        A scalar, nats per comparison.
-
-    Raises:
-        ConfigError: centering < 0.
-        ValueError: shapes differ.
-
-    Sources: Stiennon et al. 2020, arXiv 2009.01325; the margin, Touvron et al. 2023,
-    arXiv 2307.09288, eq. 2; centring, Eisenstein et al. 2023, arXiv 2312.09244.
-    """
-    if chosen.shape != rejected.shape:
-        raise ValueError(f"shapes differ: {list(chosen.shape)} and {list(rejected.shape)}")
-    if centering < 0:
-        raise ConfigError(f"centering must be >= 0, got {centering}")
-    loss = -logsigmoid(chosen - rejected - margin).mean()
-    if centering:
-        loss = loss + centering * (chosen + rejected).square().mean()
-    return loss
-
-
-def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
-    """Returns direct preference optimisation's loss, `-log sigmoid(beta (l_w - l_l))`, mean.
-
-    The Bradley-Terry loss of the implicit reward `beta l`, whose optimal policy is the
-    KL-regularised one.
-
-    Args:
-        chosen: [B] log-ratios `log pi(y|x) - log pi_ref(y|x)` of the preferred responses, summed
-            over tokens, nats.
-        rejected: [B] of the others.
-        beta: the price of a nat of KL in units of reward, > 0.
-
-    Returns:
-        A scalar, nats per comparison.
-
-    Raises:
-        ConfigError: beta <= 0.
-        ValueError: shapes differ.
-
-    Source: Rafailov et al. 2023, arXiv 2305.18290, eq. 7.
-    """
-    _check_beta(beta)
-    return bradley_terry_loss(beta * chosen, beta * rejected)
-
-
-def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
-    """Returns identity preference optimisation's loss, `(l_w - l_l - 1 / (2 beta))^2`, mean.
-
-    It pulls the log-ratios of a pair to a fixed distance, where DPO's loss on pairs that always
-    agree has its minimum at infinity.
-
-    Args:
-        chosen: [B] log-ratios of the preferred responses, nats; summed over tokens as in the
-            paper, or their mean, with which beta asks for a distance that grows with the length.
-        rejected: [B] of the others.
-        beta: > 0; the paper's tau.
-
-    Returns:
-        A scalar, nats squared.
-
-    Raises:
-        ConfigError: beta <= 0.
-        ValueError: shapes differ.
-
-    Source: Azar et al. 2023, arXiv 2310.12036, eq. 17.
-    """
-    _check_beta(beta)
-    if chosen.shape != rejected.shape:
-        raise ValueError(f"shapes differ: {list(chosen.shape)} and {list(rejected.shape)}")
-    return (chosen - rejected - 1 / (2 * beta)).square().mean()
-
-
-def _check_beta(beta: float) -> None:
-    """Raises ConfigError unless beta > 0."""
-    if not beta > 0:
-        raise ConfigError(f"beta must be > 0, got {beta}")
