@@ -34,6 +34,12 @@ from textgym.agents.conventions import (
     value_rollout,
     whiten,
 )
+from textgym.agents.diversity import (
+    DiversityOptions,
+    next_entropy_coef,
+    with_bonus,
+    with_entropy,
+)
 from textgym.functional import (
     adaptive_kl_step,
     gae,
@@ -47,7 +53,7 @@ from textgym.types import Rollout
 
 
 @dataclass(frozen=True)
-class PPOConfig(PolicyGradientConventions):
+class PPOConfig(PolicyGradientConventions, DiversityOptions):
     """Settings of PPO.
 
     Attributes:
@@ -128,8 +134,8 @@ class PPO(Agent):
         """Spends the budget in whole batches.
 
         Logs `rollout_metrics`, `kl_coef`, `explained_variance`, `policy_loss`, `value_loss`,
-        `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches), and `kl_loss`
-        where the KL is in the loss.
+        `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches), `kl_loss`
+        where the KL is in the loss, and what `with_bonus` and `with_entropy` log.
 
         Raises:
             TrainingError: a loss is not finite, or the importance ratio at the first minibatch is
@@ -147,7 +153,8 @@ class PPO(Agent):
         value_model = ValueModel(setup.policy, setup.streams.torch("initialisation"))
         policy_optimizer = adamw(setup.policy.model.parameters(), config.lr)
         value_optimizer = adamw(value_model.parameters(), config.value_lr)
-        kl_coef, limit = config.kl_coef, setup.task.max_response_tokens
+        kl_coef, entropy_coef = config.kl_coef, config.entropy_coef
+        limit = setup.task.max_response_tokens
         by_minibatch = conventions.whitening == "minibatch"
 
         step = 0
@@ -155,6 +162,7 @@ class PPO(Agent):
             rows = next(prompts)
             samples, reference_logprobs = collect(setup, rows, config.samples_per_prompt, sampling)
             metrics = rollout_metrics(samples, reference_logprobs)
+            samples, bonuses = with_bonus(setup, config, samples)
             mask = samples.response_mask
             visited = value_rollout(samples, limit, conventions)
             with torch.no_grad():
@@ -200,13 +208,18 @@ class PPO(Agent):
                         kl = kl_loss(setup, some, logprobs, reference_logprobs[part], conventions)
                         logs[-1]["kl_loss"] = kl.item()
                         policy_loss = policy_loss + kl_coef * kl
+                    policy_loss, entropies = with_entropy(
+                        policy_loss, entropy_coef, setup.policy, some
+                    )
                     grad_norm = optimiser_step(
                         policy_optimizer, policy_loss, step, config.max_grad_norm
                     )
                     logs[-1] |= {"policy_loss": policy_loss.item(), "grad_norm": grad_norm}
-                    logs[-1] |= policy_log
+                    logs[-1] |= policy_log | entropies
 
-            setup.log(step, {**metrics, "kl_coef": kl_coef, **_mean(logs)})
+            metrics |= {"kl_coef": kl_coef, **bonuses, **_mean(logs)}
+            setup.log(step, metrics)
+            entropy_coef = next_entropy_coef(config, entropy_coef, metrics, batch)
             if config.kl_target is not None:
                 kl_coef = adaptive_kl_step(
                     kl_coef, metrics["kl_seq"], config.kl_target, batch, config.kl_horizon

@@ -35,13 +35,19 @@ from textgym.agents.conventions import (
     leave_one_out_advantages,
     whiten,
 )
+from textgym.agents.diversity import (
+    DiversityOptions,
+    next_entropy_coef,
+    with_bonus,
+    with_entropy,
+)
 from textgym.functional import policy_gradient_loss, returns_to_go, rewards_on_last_token
 from textgym.models.training import adamw, optimiser_step
 from textgym.types import Rollout
 
 
 @dataclass(frozen=True)
-class ReinforceConfig(PolicyGradientConventions):
+class ReinforceConfig(PolicyGradientConventions, DiversityOptions):
     """Settings of REINFORCE.
 
     Attributes:
@@ -79,6 +85,7 @@ class ReinforceConfig(PolicyGradientConventions):
     defaults: ClassVar[Conventions] = Conventions(baseline="batch", aggregation="sum")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.lr > 0, f"lr must be > 0, got {self.lr}")
         require(self.kl_coef >= 0, f"kl_coef must be >= 0, got {self.kl_coef}")
         require(
@@ -109,9 +116,9 @@ class Reinforce(Agent):
     def train(self, setup: Setup) -> None:
         """Spends the budget in whole batches.
 
-        Logs `rollout_metrics`, `loss`, `grad_norm`, `kl_loss` where the KL is in the loss, and
-        where `importance_cap` applies `importance_mean` and `importance_max`, the mean and the
-        greatest of the weights.
+        Logs `rollout_metrics`, `loss`, `grad_norm`, `kl_loss` where the KL is in the loss, what
+        `with_bonus` and `with_entropy` log, and where `importance_cap` applies `importance_mean`
+        and `importance_max`, the mean and the greatest of the weights.
         """
         config: ReinforceConfig = self.config
         conventions = config.resolved()
@@ -123,6 +130,7 @@ class Reinforce(Agent):
         sampling = setup.streams.torch("sampling")
         optimizer = adamw(setup.policy.model.parameters(), config.lr)
         moving: Tensor | None = None
+        entropy_coef = config.entropy_coef
         # In float32 sampler and scorer agree but for the order of sums: nothing to correct.
         cap = None if setup.policy.precision == torch.float32 else config.importance_cap
 
@@ -131,6 +139,7 @@ class Reinforce(Agent):
             rows = next(prompts)
             samples, reference_logprobs = collect(setup, rows, config.samples_per_prompt, sampling)
             mask, metrics = samples.response_mask, rollout_metrics(samples, reference_logprobs)
+            samples, bonuses = with_bonus(setup, config, samples)
             advantages, mean_return = _advantages(config, samples, reference_logprobs, moving)
             decay = config.baseline_decay
             moving = mean_return if moving is None else decay * moving + (1 - decay) * mean_return
@@ -147,8 +156,11 @@ class Reinforce(Agent):
                 kl = kl_loss(setup, samples, logprobs, reference_logprobs, conventions)
                 metrics["kl_loss"] = kl.item()
                 loss = loss + config.kl_coef * kl
+            loss, entropies = with_entropy(loss, entropy_coef, setup.policy, samples)
+            metrics |= bonuses | entropies
             grad_norm = optimiser_step(optimizer, loss, step, config.max_grad_norm)
             setup.log(step, {**metrics, "loss": loss.item(), "grad_norm": grad_norm})
+            entropy_coef = next_entropy_coef(config, entropy_coef, metrics, batch)
             step += 1
 
 
