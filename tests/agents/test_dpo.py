@@ -1,15 +1,22 @@
-"""Direct preferences on the identity task, pairs by hand, and where the budget goes."""
+"""DPO, IPO and online DPO on tasks with known ends, pairs by hand, and where the budget goes."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_agents import make_reference, make_setup, right_answer
 
 from textgym.agents import base, dpo
-from textgym.agents.dpo import DPO, DPOConfig, bradley_terry_pairs, preference_pairs
+from textgym.agents.dpo import DPO, DPOConfig, bradley_terry_pairs, pair_loss, preference_pairs
+from textgym.agents.ipo import IPO, IPOConfig
+from textgym.agents.online_dpo import OnlineDPO, OnlineDPOConfig
 from textgym.errors import ConfigError
+from textgym.metrics import exact
+from textgym.models.policy import load_policy
 from textgym.rollout import rollout
+from textgym.tasks.oracle.two_modes import TwoModes
 
 FAST = {"lr": 3e-3, "prompts_per_step": 16, "samples_per_prompt": 4}
 
@@ -55,22 +62,6 @@ def test_bradley_terry_pairs_are_disjoint_and_won_as_often_as_the_rewards_say():
     assert won.tolist() == pytest.approx([0.881, 0.5], abs=0.03)
 
 
-def test_with_bradley_terry_labels_dpo_learns_the_log_odds_that_the_reward_says(reference):
-    # The optimum's margin over the reference is (r_a - r_b) / beta = 2 nats for right against
-    # wrong. Best against worst has no such end.
-    ends = {}
-    for labels in ("bradley_terry", "best"):
-        setup, logs = make_setup(reference, reference, budget=64 * 200)
-        config = DPOConfig(**FAST, beta=0.5, labels=labels)
-        DPO(config).train(setup)
-        late = logs[-20:]
-        ends[labels] = sum(log["margin"] for log in late) / len(late)
-    # Of the pairs that differ in reward, sigmoid(1) = 0.731 are won by the right answer; all
-    # others are won by either as often and have mean margin 0. P(differ) = 2 * 0.4 * 0.6.
-    assert ends["bradley_terry"] == pytest.approx(0.48 * 2 * (2 * 0.731 - 1), abs=0.2)
-    assert ends["best"] > 4
-
-
 @pytest.mark.parametrize(("normalisation", "tokens"), [("mean", 2), ("sum", 1)])
 def test_ipo_moves_pairs_to_its_distance_and_no_further(normalisation, tokens, reference):
     setup, logs = make_setup(reference, reference, budget=64 * 60)
@@ -94,7 +85,7 @@ def test_ipo_takes_means_or_sums_over_tokens_and_dpo_sums(
 ):
     seen = {}
 
-    def spy(chosen, rejected, beta):
+    def spy(chosen, rejected, *_):
         seen["ratios"] = torch.cat([chosen, rejected]).detach()
         return (chosen - rejected).square().mean()
 
@@ -106,7 +97,7 @@ def test_ipo_takes_means_or_sums_over_tokens_and_dpo_sums(
         return samples
 
     monkeypatch.setattr(base, "rollout", shifted)
-    monkeypatch.setitem(dpo.LOSSES, loss, spy)
+    monkeypatch.setattr(dpo, f"{loss}_loss", spy)
     monkeypatch.setattr(
         dpo, "preference_pairs", lambda rewards, k: (torch.tensor([0]), torch.tensor([4]))
     )
@@ -115,6 +106,144 @@ def test_ipo_takes_means_or_sums_over_tokens_and_dpo_sums(
     DPO(config).train(setup)
     assert seen["lengths"][[0, 4]].tolist() == [2, 2]  # a letter and EOS
     assert seen["ratios"].tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+PRICE = 0.4
+NOISY = {
+    "lr": 2e-3,
+    "beta": PRICE,
+    "labels": "bradley_terry",
+    "prompts_per_step": 16,
+    "samples_per_prompt": 16,
+    "epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def two_modes():
+    """The answers A and B, right 9 times and once in ten, and a reference that gives both alike."""
+    task = TwoModes(right=0.9)
+    return task, load_policy(task.language_model()).freeze()
+
+
+def trained(agent, two_modes, steps=60):
+    """The probability of A among A and B after `steps` batches, and the logs."""
+    task, reference = two_modes
+    setup, logs = make_setup(reference, reference, budget=256 * steps)
+    agent.train(replace(setup, task=task))
+    silence, a, b = agent.distribution(task, [""])[0]
+    assert silence < 0.02
+    return a / (a + b), logs
+
+
+def test_on_two_modes_each_divergence_keeps_what_its_optimum_says(two_modes):
+    # The gap of 0.8 at a price of 0.4 is 2. With d = 2 p - 1: 2 atanh d = 2 for reverse KL,
+    # 2 d / (1 - d^2) = 2 for forward KL, (1 + d) (2 - d) / ((1 - d) (2 + d)) = e^2 for js.
+    optimum = {"forward_kl": 0.809, "reverse_kl": 0.881, "js": 0.951}
+    reached = {
+        name: trained(DPO(DPOConfig(**NOISY, divergence=name)), two_modes)[0] for name in optimum
+    }
+    assert reached == pytest.approx(optimum, abs=0.05)
+    # On the same comparisons, forward KL ends with more entropy and js with less.
+    assert reached["forward_kl"] + 0.03 < reached["reverse_kl"] < reached["js"] - 0.03
+
+
+def test_best_against_worst_has_no_end(two_modes):
+    # The same price, but a comparison whose outcome is certain; smoothing gives it an end again.
+    config = DPOConfig(**NOISY | {"labels": "best"})
+    p, _ = trained(DPO(config), two_modes)
+    assert p > 0.97
+    held, _ = trained(DPO(replace(config, label_smoothing=0.25)), two_modes)
+    assert math.log(held / (1 - held)) == pytest.approx(math.log(3) / PRICE, abs=0.4)
+
+
+def test_online_dpo_ends_where_dpo_does_on_samples_of_its_own(two_modes):
+    task, _ = two_modes
+    p, logs = trained(OnlineDPO(OnlineDPOConfig(**NOISY)), two_modes)
+    tables = task.tables
+    (tilted,) = exact.tilted(tables.known, tables.rewards, PRICE)
+    assert p == pytest.approx(tilted[1] / (tilted[1] + tilted[2]), abs=0.05)
+    # The data are the policy's: their reward and their KL grow with it.
+    late = logs[-10:]
+    assert sum(log["reward"] for log in late) / 10 > 0.75 > 0.55 > logs[0]["reward"]
+    assert sum(log["kl_seq"] for log in late) / 10 > 0.2
+    assert logs[0]["kl_seq"] == pytest.approx(0, abs=1e-5)
+
+
+def test_ipo_on_noisy_labels_ends_at_its_own_distance(two_modes):
+    p, _ = trained(IPO(IPOConfig(**NOISY, ipo_normalisation="sum")), two_modes)
+    # (sigmoid(0.8) - 1/2) / beta
+    assert math.log(p / (1 - p)) == pytest.approx((0.69 - 0.5) / PRICE, abs=0.2)
+
+
+def test_ipo_is_dpos_loop_under_its_loss(reference):
+    runs = []
+    for agent in (IPO(IPOConfig(lr=1e-3)), DPO(DPOConfig(lr=1e-3, loss="ipo"))):
+        setup, logs = make_setup(reference, reference, budget=64 * 3)
+        agent.train(setup)
+        runs.append(logs)
+    assert len(runs[0]) == 3
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.2},
+        {"divergence": "forward_kl"},
+        {"divergence": "js"},
+        {"divergence": "alpha", "alpha": 0.3},
+        {"loss": "ipo"},
+        {"loss": "ipo", "ipo_normalisation": "sum"},
+    ],
+)
+def test_padding_and_the_order_of_pairs_change_nothing(options):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]).bool()
+    logprobs, reference_logprobs = -torch.rand((2, 4, 3), generator=generator) * mask
+    config = DPOConfig(**options)
+
+    def loss(rows, width):
+        pad = torch.nn.functional.pad
+        x, y, m = (pad(t[rows], (0, width)) for t in (logprobs, reference_logprobs, mask))
+        return pair_loss(config, x, y, SimpleNamespace(response_mask=m))
+
+    plain, metrics = loss([0, 1, 2, 3], 0)
+    for rows, width in (([0, 1, 2, 3], 4), ([1, 0, 3, 2], 0)):
+        other, its_metrics = loss(rows, width)
+        torch.testing.assert_close(other, plain)
+        assert its_metrics == pytest.approx(metrics, abs=1e-6)
+    assert loss([2, 1, 0, 3], 0)[0] != plain  # another pair
+
+
+def test_a_pairs_loss_by_hand():
+    # Log-ratios: 3 nats over 2 tokens, and -1 over 1. The margin is 4.
+    logprobs, reference_logprobs = torch.tensor([[[-1.0, -1], [-3, 0]], [[-3.0, -2], [-2, 0]]])
+    pairs = SimpleNamespace(response_mask=torch.tensor([[True, True], [True, False]]))
+
+    def loss(**options):
+        return pair_loss(DPOConfig(**options), logprobs, reference_logprobs, pairs)
+
+    value, metrics = loss(beta=0.5)
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-2)))
+    assert metrics == {
+        "margin": 4,
+        "accuracy": 1,
+        "chosen_logprob": -2,
+        "rejected_logprob": -3,
+    }
+    value, metrics = loss(beta=0.5, divergence="forward_kl")
+    assert value.item() == pytest.approx(
+        math.log(1 + math.exp(-0.5 * (math.e - math.exp(-3)))), rel=1e-5
+    )
+    assert metrics["margin"] == 4  # of log-ratios, whatever the price
+    value, _ = loss(beta=0.5, label_smoothing=0.1)
+    wanted = 0.9 * math.log(1 + math.exp(-2)) + 0.1 * math.log(1 + math.exp(2))
+    assert value.item() == pytest.approx(wanted)
+    value, metrics = loss(beta=0.5, loss="ipo")
+    assert value.item() == pytest.approx((1.5 + 1 - 1) ** 2)
+    assert metrics["margin"] == 2.5
 
 
 def test_a_batch_of_ties_is_logged_and_passed_over(reference):
@@ -146,9 +275,20 @@ def test_repeats_for_a_seed(reference):
         ({"samples_per_prompt": 1}, "a pair needs samples_per_prompt >= 2, got 1"),
         ({"ipo_normalisation": "means"}, "did you mean 'mean'"),
         ({"lr": 0}, "lr must be > 0"),
+        ({"max_grad_norm": 0}, "max_grad_norm must be > 0"),
+        ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\), got 0.5"),
+        ({"divergence": "forward"}, "unknown divergence 'forward'; did you mean 'forward_kl'"),
+        ({"alpha": 0}, r"alpha must be in \(0, 1\], got 0"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing and divergence are DPO's"),
+        ({"loss": "ipo", "divergence": "js"}, "label_smoothing and divergence are DPO's"),
         ({"epochs": 0}, "epochs must be >= 1, got 16 and 0"),
     ],
 )
 def test_settings_outside_their_domain_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         DPOConfig(**options)
+
+
+def test_ipo_has_one_loss():
+    with pytest.raises(ConfigError, match="the loss of ipo is 'ipo', got 'dpo'"):
+        IPOConfig(loss="dpo")
