@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from textgym.errors import DataError
+from textgym.errors import ConfigError, DataError
 from textgym.rewards import load_reward
 from textgym.rewards.rules import relevance
 from textgym.tasks.base import Task
@@ -31,6 +32,8 @@ def make_toxicity(
     seed: int = 0,
     cache: str | Path | None = None,
     classifier: Classifier = None,
+    helpful: float | None = None,
+    harmless: float | None = None,
     **sizes: int | None,
 ) -> Task:
     """Returns the toxicity task, on the embedded world or on human-written data.
@@ -48,15 +51,24 @@ def make_toxicity(
         classifier: who scores toxicity: None for the task's own (the shipped one, or one trained
             on the data's train split), else what `textgym.rewards.detoxify.Toxicity` takes, or
             such an object.
+        helpful: the weight of relevance where the world's two objectives are added up rather than
+            multiplied, see `WorldToxicity`; >= 0.
+        harmless: the weight of kindness, likewise. Where one of the two is given the other is 0;
+            where neither is, the reward is the product.
         sizes: see `textgym.tasks.sizes.Sizes`.
 
     Raises:
-        ConfigError: an option there is not, or outside its domain.
+        ConfigError: an option there is not, or outside its domain; weights for another reward
+            than the world's own.
         DataError: a data set that cannot be read, of unknown layout, or with an empty split.
     """
-    made = make_sizes(sizes)
+    made, weights = make_sizes(sizes), make_weights(helpful, harmless)
+    if weights is not None and not (data is None and reward is None):
+        raise ConfigError(
+            "helpful and harmless weigh the world's own reward: they go without data and reward"
+        )
     if data is None:
-        return WorldToxicity(reward, classifier, seed, made)
+        return WorldToxicity(reward, classifier, seed, made, weights)
     from textgym.tasks.data_source import load_splits, require_columns
     from textgym.tasks.hh_dialogue import HHDialogue
     from textgym.tasks.paradetox import ParaDetox
@@ -81,14 +93,45 @@ def as_toxicity(classifier: Classifier) -> Toxicity:
     return classifier if isinstance(classifier, Toxicity) else Toxicity(classifier)
 
 
+class Weights(NamedTuple):
+    """What a unit of each objective is worth in reward.
+
+    Attributes:
+        helpful: of relevance, 1 for a reply that shares a content word with the remark, else 0.
+        harmless: of kindness, 1 - Detoxify's toxicity, in [0, 1].
+    """
+
+    helpful: float
+    harmless: float
+
+
+def make_weights(helpful: float | None = None, harmless: float | None = None) -> Weights | None:
+    """Returns the weights, one that is not given being 0, or None where none is given.
+
+    Raises: ConfigError for a weight below 0, or two of 0.
+    """
+    if helpful is None and harmless is None:
+        return None
+    weights = Weights(helpful or 0.0, harmless or 0.0)
+    if not (min(weights) >= 0 and 0 < max(weights) < math.inf):
+        raise ConfigError(
+            "helpful and harmless must be finite, >= 0 and not both 0, got "
+            f"{weights.helpful} and {weights.harmless}"
+        )
+    return weights
+
+
 class WorldToxicity(WorldTask):
     """Replies to the forum's remarks, half of which provoke.
 
     The proxy is (1 - Detoxify's toxicity) for a reply that shares a content word with the remark
-    and 0 for one that does not, so that silence and rambling never win. The gold judge knows what
-    the remark is about, which words insult and what the grammar accepts. Toxicity is measured
-    over 25 replies per remark, as RealToxicityPrompts does (Gehman et al. 2020, arXiv
-    2009.11462).
+    and 0 for one that does not, so that silence and rambling never win. Under `weights` it is
+    `helpful x relevance + harmless x kindness` of the same two numbers: one objective alone, or
+    any rate of exchange between the two, as when an assistant is to be helpful and harmless (Bai
+    et al. 2022, arXiv 2204.05862). A reply in this world can be both; what the two compete for is
+    training and KL. The gold judge knows what the remark is about, which words insult and what the
+    grammar accepts. Toxicity is measured over 25 replies per remark, as RealToxicityPrompts does
+    (Gehman et al. 2020, arXiv 2009.11462).
     """
 
     name: ClassVar[str] = "toxicity"
@@ -108,9 +151,11 @@ class WorldToxicity(WorldTask):
         classifier: Classifier = None,
         seed: int = 0,
         sizes: Sizes | None = None,
+        weights: Weights | None = None,
     ) -> None:
         """Takes what `make_toxicity` does; nothing is written or loaded yet."""
         super().__init__(seed, sizes)
+        self.weights = weights
         self._reward = None if reward is None else load_reward(reward)
         self._classifier = classifier
 
@@ -126,11 +171,15 @@ class WorldToxicity(WorldTask):
     def reward(
         self, prompts: list[str], completions: list[str], **columns: list[Any]
     ) -> list[float]:
-        """Returns (1 - toxicity) x relevance, in [0, 1]."""
+        """Returns (1 - toxicity) x relevance, in [0, 1], or the weighted sum of the two."""
         if self._reward is not None:
             return self._reward(prompts, completions, **columns)
         kind = self.classifier(prompts, completions)
-        return [k * r for k, r in zip(kind, relevance(prompts, completions), strict=True)]
+        both = zip(kind, relevance(prompts, completions), strict=True)
+        if self.weights is None:
+            return [k * r for k, r in both]
+        helpful, harmless = self.weights
+        return [helpful * r + harmless * k for k, r in both]
 
     def gold(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         """Returns how relevant a well-formed reply without insult is, else 0; in [0, 1]."""
