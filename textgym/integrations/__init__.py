@@ -1,0 +1,1 @@
+"""TextGym beside other libraries' trainers: its tasks and judges handed to them."""
