@@ -27,6 +27,8 @@ OWN_MODEL = "the task's own"
 """What stands for a language model that a task brings."""
 DEFAULT_PRECISION, FIRST_PRECISION = "auto", "float32"
 """What results that name no precision were asked for and made in."""
+FIRST_SETTINGS: dict[str, Any] = {"precision": DEFAULT_PRECISION, "lora": None}
+"""What results of the time before there was a choice were made with."""
 
 
 class Pretrained(NamedTuple):
@@ -58,6 +60,7 @@ class Cell:
     sft: Options
     budget: int
     evaluation: Evaluation
+    lora: int | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class Cell:
         if not path.is_file():
             return False
         result = read_json(path)
-        made = {"precision": DEFAULT_PRECISION, **result.get("config", {})}
+        made = {**FIRST_SETTINGS, **result.get("config", {})}
         precisions = (made["precision"], result.get("precision", FIRST_PRECISION))
         return self.precision in precisions and made | {"precision": self.precision} == self.config
 
@@ -105,6 +108,7 @@ def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
             sft=suite.sft,
             budget=suite.budget,
             evaluation=suite.evaluation,
+            lora=suite.lora,
         )
         for seed in suite.seeds
         for task in suite.tasks

@@ -77,7 +77,8 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
     reference = bench.reference(cell)
     agent = make_agent(cell.agent)
     rows = evaluation_rows(task, cell.evaluation, cell.seed)
-    setup = Setup(task, reference.copy(), reference, budget, streams, curve)
+    policy = bench.trainable(reference, cell, streams)
+    setup = Setup(task, policy, reference, budget, streams, curve)
     curve.probe = probe(setup, list(rows["prompt"]))
     start = time.perf_counter()
     train(agent, cell, bench, setup)
@@ -133,7 +134,7 @@ def train(agent: Agent, cell: Cell, bench: Workbench, setup: Setup) -> None:
         agent.task, agent.policy = setup.task, setup.reference
         return
     if agent.starts_from == "pretrained":
-        setup.policy = bench.pretrained(cell).copy()
+        setup.policy = bench.trainable(bench.pretrained(cell), cell, setup.streams)
     agent.train(setup)
 
 

@@ -16,7 +16,7 @@ from textgym.benchmarks.intervals import intervals
 from textgym.errors import ResultsError
 from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
 
-SETTINGS = ("model", "reference", "budget", "precision", "prompts")
+SETTINGS = ("model", "reference", "budget", "precision", "lora", "prompts")
 """What a fair comparison holds equal in all rows of a task."""
 ALL_TASKS = "all tasks"
 """The table that sums up the others."""
@@ -115,6 +115,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {
         **{name: results[0]["config"][name] for name in ("model", "reference", "budget")},
         "precision": results[0].get("precision", "float32"),
+        "lora": str(results[0]["config"].get("lora") or "none"),
         "prompts": min(len(table) for table in entry.prompts),
         "samples_per_prompt": results[0]["evaluation"]["samples_per_prompt"],
         "budget_used": float(np.mean([r["budget"]["used"] for r in results])),

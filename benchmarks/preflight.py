@@ -10,6 +10,7 @@ from textgym.benchmarks.suite import Suite
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, make_agent
 from textgym.cache import model_fingerprint
 from textgym.errors import DataError
+from textgym.models.lora import import_peft
 from textgym.rollout import encode_texts
 
 
@@ -27,6 +28,8 @@ def preflight(bench: Workbench, suite: Suite, say: Callable[[str], None]) -> dic
     Raises:
         TextGymError: the first thing that would fail.
     """
+    if suite.lora is not None:
+        import_peft()
     for spec in suite.agents:
         make_agent(spec)
     models: dict[str, Pretrained] = {}

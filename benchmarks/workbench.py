@@ -18,6 +18,7 @@ from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.recording import Curve
 from textgym.benchmarks.suite import Evaluation, Spec, folder_name
 from textgym.errors import DataError, PluginError
+from textgym.models.lora import adapted
 from textgym.models.policy import Policy, load_policy
 from textgym.models.precision import AUTO, describe
 from textgym.rollout import rollout, score
@@ -44,16 +45,25 @@ def make_agent(spec: Spec) -> Agent:
         PluginError: the class lacks a method of the interface; names it.
         ConfigError: an option that the agent does not have, or outside its domain.
     """
-    agent_class = AGENTS.load(spec.name)
-    if not isinstance(agent_class, type):
-        raise PluginError(f"agent {spec.name!r} is a {type(agent_class).__name__}, not a class")
-    missing = [name for name in ("train", "sample") if not _overrides(agent_class, name)]
-    if missing:
-        raise PluginError(f"agent {spec.name!r} has no method {' and no method '.join(missing)}")
-    if not issubclass(agent_class, Agent):
-        raise PluginError(f"agent {spec.name!r} is not a subclass of textgym.agents.base.Agent")
+    agent_class = load_agent_class(spec.name)
     agent: Agent = agent_class(make_config(agent_class.config_class, spec.options))
     return agent
+
+
+def load_agent_class(name: str) -> type[Agent]:
+    """Returns the class that a registered name or `path/to/file.py:Class` stands for.
+
+    Raises: UnknownNameError and PluginError as `make_agent`.
+    """
+    agent_class = AGENTS.load(name)
+    if not isinstance(agent_class, type):
+        raise PluginError(f"agent {name!r} is a {type(agent_class).__name__}, not a class")
+    missing = [method for method in ("train", "sample") if not _overrides(agent_class, method)]
+    if missing:
+        raise PluginError(f"agent {name!r} has no method {' and no method '.join(missing)}")
+    if not issubclass(agent_class, Agent):
+        raise PluginError(f"agent {name!r} is not a subclass of textgym.agents.base.Agent")
+    return agent_class
 
 
 def _overrides(agent_class: type[Any], name: str) -> bool:
@@ -131,14 +141,24 @@ class Workbench:
         own = self.task(cell.task, cell.model).language_model()
         return self.policy(cell.model if own is None else str(own), cell.precision)
 
+    def trainable(self, policy: Policy, cell: Cell, streams: Streams) -> Policy:
+        """Returns what starts as the policy and may change: a copy, or adapters on its weights."""
+        if cell.lora is None:
+            return policy.copy()
+        return adapted(policy, cell.lora, streams.torch("adapters"))
+
     def reference_folder(self, cell: Cell) -> Path:
         """Returns where the cell's reference and its samples are kept.
 
-        Reference and samples depend on what was computed in, whatever it was asked for as.
+        Reference and samples depend on what was computed in, whatever it was asked for as. A
+        reference that is not trained is the same with adapters and without.
         """
         computed = describe(self.pretrained(cell).precision)
         decides = (cell.task.name, cell.task.options, cell.model, cell.fingerprint, computed)
-        key = json.dumps([*decides, cell.reference, cell.sft], sort_keys=True, default=str)
+        adapters = [cell.lora] if cell.lora is not None and cell.reference == "sft" else []
+        key = json.dumps(
+            [*decides, cell.reference, cell.sft, *adapters], sort_keys=True, default=str
+        )
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.out / "references" / f"{folder_name(cell.task.label)}-{digest}"
 
@@ -150,14 +170,14 @@ class Workbench:
         if not folder.is_dir():
             pretrained = self.pretrained(cell)
             agent = make_agent(Spec("sft", cell.sft))
-            curve = Curve()
+            curve, streams = Curve(), Streams(SFT_SEED)
             agent.train(
                 Setup(
                     task=self.task(cell.task, cell.model),
-                    policy=pretrained.copy(),
+                    policy=self.trainable(pretrained, cell, streams),
                     reference=pretrained,
                     budget=Budget(0),
-                    streams=Streams(SFT_SEED),
+                    streams=streams,
                     log=curve,
                 )
             )

@@ -15,7 +15,7 @@ class Streams:
     """Named random generators that all follow from one seed.
 
     Streams of different names are independent, so that drawing more prompts never changes which
-    tokens are sampled. The names in use: prompts, sampling, initialisation, minibatches,
+    tokens are sampled. The names in use: prompts, sampling, initialisation, adapters, minibatches,
     annotators, evaluation.
     """
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from textgym.models.compiled import layers as compiled
 from textgym.models.compiled.library import TYPES
-from textgym.models.linear import Linear, PackedLinear
+from textgym.models.linear import Layer, PackedLinear
 
 
 @dataclass
@@ -55,18 +55,18 @@ class Block:
     """
 
     attention_norm: Norm
-    qkv: Linear | PackedLinear
-    output: Linear | PackedLinear
+    qkv: Layer | PackedLinear
+    output: Layer | PackedLinear
     mlp_norm: Norm
-    up: Linear | PackedLinear
-    down: Linear | PackedLinear
+    up: Layer | PackedLinear
+    down: Layer | PackedLinear
     query_norm: Norm | None = None
     key_norm: Norm | None = None
 
-    def map(self, change: Callable[[Linear], Linear | PackedLinear]) -> Block:
+    def map(self, change: Callable[[Layer], Layer | PackedLinear]) -> Block:
         """Returns the block with its four products changed."""
         products = (self.qkv, self.output, self.up, self.down)
-        qkv, output, up, down = (change(x) if isinstance(x, Linear) else x for x in products)
+        qkv, output, up, down = (x if isinstance(x, PackedLinear) else change(x) for x in products)
         return replace(self, qkv=qkv, output=output, up=up, down=down)
 
 
@@ -94,7 +94,7 @@ class Decoder:
     embedding: Tensor
     blocks: list[Block]
     norm: Norm
-    head: Linear | PackedLinear | None
+    head: Layer | PackedLinear | None
     heads: int
     kv_heads: int
     head_dim: int
@@ -119,8 +119,10 @@ class Decoder:
         """Returns the decoder for many passes over about `rows` tokens, without gradients."""
         return self._map(lambda layer: layer.packed(rows))
 
-    def _map(self, change: Callable[[Linear], Linear | PackedLinear]) -> Decoder:
-        head = change(self.head) if isinstance(self.head, Linear) else self.head
+    def _map(self, change: Callable[[Layer], Layer | PackedLinear]) -> Decoder:
+        head = self.head
+        if head is not None and not isinstance(head, PackedLinear):
+            head = change(head)
         return replace(self, blocks=[block.map(change) for block in self.blocks], head=head)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from textgym.models.decoder import Block, Decoder, Norm
-from textgym.models.linear import Linear
+from textgym.models.linear import AdaptedLinear, Layer, Linear, SplitLinear, stack
+from textgym.models.lora import is_plain_adapter
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -40,9 +41,10 @@ def read(model: Any) -> Decoder | None:
     """Returns a model's weights, or None where its family or some module is not known here.
 
     Known are the causal language models of five families and their trunks, in evaluation mode
-    (`training` False) and with every module the plain one: no adapter, quantised layer, hook or
-    replaced `forward`, no weights spread over devices, no sliding windows, no scaled rotary
-    positions. Which models are not is said once for each class.
+    (`training` False) and with every module the plain one: no quantised layer, hook or replaced
+    `forward`, no adapter but the plain ones of `textgym.models.lora` below the head, no weights
+    spread over devices, no sliding windows, no scaled rotary positions. Which models are not is
+    said once for each class.
     """
     reader = READERS.get(type(model).__name__)
     if reader is None or not _is_plain(model):
@@ -68,13 +70,14 @@ def _is_plain(model: Any) -> bool:
         not model.training
         and config._attn_implementation in ("eager", "sdpa")
         and getattr(model, "_tp_size", None) is None
+        and not is_plain_adapter(getattr(model, "lm_head", model))
         and all(map(_is_untouched, model.modules()))
     )
 
 
 def _is_untouched(module: torch.nn.Module) -> bool:
     return (
-        type(module).__module__.startswith(OWN_CLASSES)
+        (type(module).__module__.startswith(OWN_CLASSES) or is_plain_adapter(module))
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and "forward" not in module.__dict__
@@ -215,24 +218,50 @@ def _layer_norm(module: Any) -> Norm:
     return Norm(module.weight, module.eps, module.bias)
 
 
-def _stack(*modules: Any) -> Linear:
+def _stack(*modules: Any) -> Layer:
     """Returns several linear layers of the same input as one."""
-    if len(modules) == 1:
-        return Linear(modules[0].weight, modules[0].bias)
-    biases = [module.bias for module in modules if module.bias is not None]
-    weight = torch.cat([module.weight for module in modules])
-    return Linear(weight, torch.cat(biases) if biases else None)
+    layers = [_linear(module) for module in modules]
+    plain = [layer for layer in layers if isinstance(layer, Linear)]
+    if len(plain) == len(layers):
+        return stack(plain)
+    return layers[0] if len(layers) == 1 else SplitLinear(layers)
 
 
-def _transposed(module: Any) -> Linear:
+def _transposed(module: Any) -> Layer:
     """Returns GPT-2's layers, which keep their weights input by output."""
-    return Linear(module.weight.t(), module.bias)
+    return _linear(module, turned=True)
 
 
-def _by_kind(module: Any, heads: int) -> Linear:
+def _by_kind(module: Any, heads: int) -> Layer:
     """Returns GPT-NeoX's [each head's query, key and value] as [queries, keys, values]."""
-    weight = module.weight.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-    bias = module.bias
-    if bias is not None:
-        bias = bias.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten()
-    return Linear(weight, bias)
+
+    def arrange(rows: Any) -> Tensor:
+        by_kind: Tensor = rows.unflatten(0, (heads, 3, -1)).transpose(0, 1)
+        return by_kind.flatten(0, 2)
+
+    return _linear(module, arrange)
+
+
+def _linear(
+    module: Any,
+    arrange: Callable[[Tensor], Tensor] = lambda rows: rows,
+    *,
+    turned: bool = False,
+) -> Linear | AdaptedLinear:
+    """Returns a linear layer; with an adapter as one product where the adapter is not trained.
+
+    Args:
+        module: the layer, or peft's around it.
+        arrange: puts outputs in order, along the first dimension.
+        turned: whether its weights lie input by output.
+    """
+    base = module.base_layer if is_plain_adapter(module) else module
+    weight, bias = base.weight.t() if turned else base.weight, base.bias
+    plain = Linear(arrange(weight), None if bias is None else arrange(bias))
+    if base is module:
+        return plain
+    (name,) = module.active_adapters
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    layer = AdaptedLinear(plain, a, arrange(b), module.scaling[name])
+    trained = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    return layer if trained else layer.merged()

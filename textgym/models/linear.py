@@ -105,6 +105,84 @@ class Linear:
 
 
 @dataclass
+class AdaptedLinear:
+    """A linear layer with a low-rank adapter: `W x + b + s B A x` (arXiv 2106.09685, eq. 3).
+
+    Attributes:
+        base: W and b.
+        a: A [r, K].
+        b: B [N, r].
+        scale: s.
+    """
+
+    base: Linear
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, N] in the base's type; where W is frozen nothing of its size is made."""
+        inputs = inputs.to(self.dtype)
+        a, b = self.a.to(self.dtype), self.b.to(self.dtype)
+        return torch.add(self.base(inputs), linear(linear(inputs, a), b), alpha=self.scale)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the products are computed in."""
+        return self.base.dtype
+
+    def to(self, dtype: torch.dtype) -> AdaptedLinear:
+        """Returns the layer in another type; gradients flow back to this one's weights."""
+        return AdaptedLinear(self.base.to(dtype), self.a, self.b, self.scale)
+
+    def merged(self) -> Linear:
+        """Returns one layer that computes the same."""
+        change = torch.mm(self.b, self.a).mul(self.scale).to(self.dtype)
+        return Linear(self.base.weight + change, self.base.bias)
+
+    def packed(self, rows: int) -> Linear | PackedLinear:
+        """Returns the merged layer for many products of about `rows` rows, without gradients."""
+        return self.merged().packed(rows)
+
+
+@dataclass
+class SplitLinear:
+    """Linear layers of one input whose outputs lie side by side, each computed on its own.
+
+    Making one matrix of them would copy weights that adapters leave as they are.
+    """
+
+    parts: list[Linear | AdaptedLinear]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, the sum of the parts' N]."""
+        return torch.cat([part(inputs) for part in self.parts], dim=-1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the products are computed in."""
+        return self.parts[0].dtype
+
+    def to(self, dtype: torch.dtype) -> SplitLinear:
+        """Returns the layers in another type; gradients flow back to these ones' weights."""
+        return SplitLinear([part.to(dtype) for part in self.parts])
+
+    def packed(self, rows: int) -> Linear | PackedLinear:
+        """Returns one layer for many products of about `rows` rows, without gradients."""
+        parts = [part.merged() if isinstance(part, AdaptedLinear) else part for part in self.parts]
+        return stack(parts).packed(rows)
+
+
+def stack(layers: list[Linear]) -> Linear:
+    """Returns several linear layers of the same input as one; all have biases, or none has."""
+    if len(layers) == 1:
+        return layers[0]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    weight = torch.cat([layer.weight for layer in layers])
+    return Linear(weight, torch.cat(biases) if biases else None)
+
+
+@dataclass
 class PackedLinear:
     """A linear layer whose weights lie as oneDNN reads them."""
 
@@ -115,3 +193,7 @@ class PackedLinear:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Returns [M, N]."""
         return _product(inputs.to(self.dtype), self.weight, self.bias)
+
+
+Layer = Linear | AdaptedLinear | SplitLinear
+"""A layer as it is read from a model."""

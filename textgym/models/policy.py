@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from textgym.models.decoding import Decoding
 from textgym.models.families import read
 from textgym.models.likelihood import token_logprobs
 from textgym.models.linear import Linear
+from textgym.models.lora import merged, trainable_copy
 from textgym.models.precision import AUTO, resolve
 from textgym.models.tokenize import TINY, load_pretrained, load_tokenizer, quiet
 from textgym.models.trunk import states_of_responses
@@ -35,6 +35,8 @@ CHUNK_FLOATS = 2**25
 """Logits held at once where no gradient is needed: 128 MiB of float32."""
 CHUNK_TOKENS = 2**13
 """Tokens read at once where no gradient is needed: the activations of far more leave the cache."""
+MASK = "mask.json"
+"""What a saved policy has beside its weights that samples under a mask (`masked_policy`)."""
 TRAIN_BYTES = 2**30
 """Activations kept for a backward pass, about; beyond, they are computed again piece by piece."""
 
@@ -272,8 +274,14 @@ class Policy:
         return embeddings
 
     def copy(self, name: str | None = None) -> Policy:
-        """Returns a policy with its own, trainable copy of the weights."""
-        model = copy.deepcopy(self.model).requires_grad_(True)
+        """Returns a policy with its own, trainable copy of the weights.
+
+        Where there are adapters (`textgym.models.lora`), those alone: the base is shared.
+        """
+        return self.of(trainable_copy(self.model), name)
+
+    def of(self, model: Any, name: str | None = None) -> Policy:
+        """Returns a policy like this one of another model."""
         return Policy(model, self.tokenizer, name or self.name, self.asked_precision)
 
     def freeze(self) -> Policy:
@@ -282,9 +290,12 @@ class Policy:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Writes safetensors weights, config and tokenizer, as `load_policy` reads them."""
+        """Writes safetensors weights, config and tokenizer, as `load_policy` reads them.
+
+        Adapters are merged into the weights.
+        """
         with quiet():
-            self.model.save_pretrained(path)
+            merged(self.model).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
 
@@ -335,7 +346,11 @@ def load_policy(
     )
     policy = Policy(model, tokenizer, str(name_or_path), precision)
     _require_causal(policy)
-    return policy
+    if not Path(name_or_path, MASK).is_file():
+        return policy
+    from textgym.models.masked_policy import load_mask
+
+    return load_mask(policy, name_or_path)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from textgym.errors import ModelError
+from textgym.models.lora import merged, trainable_copy
 from textgym.models.tokenize import load_pretrained, quiet
 from textgym.models.trunk import states_before_responses
 
@@ -45,7 +45,8 @@ class ScalarHead(nn.Module):
 class ValueModel(nn.Module):
     """Predicts what reward is still to come before each token of a response.
 
-    The trunk is a trainable copy of a policy's, in evaluation mode like it (no dropout).
+    The trunk is a trainable copy of a policy's, in evaluation mode like it (no dropout). A policy
+    with adapters gives it adapters of its own, on the same base.
 
     Args:
         policy: its trunk is copied; its head is not needed.
@@ -54,7 +55,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, policy: Policy, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.trunk: Any = copy.deepcopy(policy.model.base_model).requires_grad_(True).eval()
+        self.trunk: Any = trainable_copy(policy.model.base_model).eval()
         head = ScalarHead(self.trunk.config.hidden_size, generator)
         self.precision = policy.precision
         self.head = head.to(device=policy.device, dtype=policy.dtype)
@@ -79,17 +80,17 @@ class ValueModel(nn.Module):
         return values.masked_scatter(mask, self.head(hidden).float())
 
     def save(self, path: str | Path) -> None:
-        """Writes the trunk and the head as safetensors."""
+        """Writes the trunk, adapters merged into it, and the head as safetensors."""
         from safetensors.torch import save_model
 
         with quiet():
-            self.trunk.save_pretrained(path)
+            merged(self.trunk).save_pretrained(path)
         save_model(self.head, str(Path(path, HEAD)))
 
     def load(self, path: str | Path) -> ValueModel:
         """Takes over the weights that `save` wrote and returns the value model itself.
 
-        Raises: ModelError when there is no value model of this shape.
+        Raises: ModelError when there is no value model of this shape, or this one has adapters.
         """
         from safetensors.torch import load_model
         from transformers import AutoModel

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from textgym.errors import ConfigError, ModelError
+from textgym.models.lora import merged
 from textgym.models.policy import CHUNK_FLOATS, Policy
 from textgym.models.precision import describe
 from textgym.models.sampling import Sampled
@@ -190,13 +191,14 @@ def _save_config(policy: Policy, folder: str) -> None:
 
 
 def _weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Yields each weight once, tied or not, under its name in a checkpoint.
+    """Yields each weight once, tied or not, under its name in a checkpoint, adapters merged.
 
     Rows of the head that no token has are cut off, so that they cannot be drawn.
     """
-    ends = (policy.model.get_input_embeddings(), policy.model.get_output_embeddings())
+    model = merged(policy.model)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
     by_token = {id(parameter) for end in ends for parameter in end.parameters()}
-    for name, parameter in policy.model.named_parameters():
+    for name, parameter in model.named_parameters():
         weight = parameter.detach()
         yield name, weight[: policy.vocab_size] if id(parameter) in by_token else weight
 
