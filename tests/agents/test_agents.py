@@ -1,7 +1,7 @@
 """Agents on a task so small that the right answer is known: repeat the letter you are told."""
 
 import math
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,48 +11,17 @@ from datasets import Dataset
 from textgym.agents import AGENTS
 from textgym.agents.base import Setup, enumerated, make_config, prompt_batches
 from textgym.agents.best_of_n import BestOfN
+from textgym.agents.identity import Identity, make_reference, make_setup, right_answer
 from textgym.agents.ppo import PPO, PPOConfig
 from textgym.agents.reference import Human, Reference
 from textgym.agents.reinforce import Reinforce, ReinforceConfig
-from textgym.agents.sft import SFT, SFTConfig
-from textgym.errors import BudgetError, ConfigError, DataError, RewardError, TrainingError
+from textgym.errors import BudgetError, ConfigError, DataError, TrainingError
 from textgym.functional import best_of_n_kl
-from textgym.models.policy import Policy, load_policy
-from textgym.models.pretrain import PretrainConfig, make_llama
-from textgym.models.tokenize import train_tokenizer
+from textgym.models.policy import load_policy
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.tasks import load_task
-from textgym.tasks.base import Task
 from textgym.types import Budget
-
-LETTERS = "abcd"
-
-
-class Identity(Task):
-    """Told a letter, say it. The demonstrations say the right one twice in five times."""
-
-    name = "identity"
-    question = "Can it learn at all?"
-    max_prompt_tokens = 8
-    max_response_tokens = 2
-
-    def __init__(self):
-        self.scored = 0
-
-    def prompts(self, split):
-        return Dataset.from_dict(
-            {"prompt": [f"say {x}:" for x in LETTERS], "letter": list(LETTERS)}
-        )
-
-    def demonstrations(self):
-        pairs = [(f"say {x}:", f" {y}") for x in LETTERS for y in LETTERS + x]
-        prompts, completions = zip(*pairs, strict=True)
-        return Dataset.from_dict({"prompt": prompts, "completion": completions})
-
-    def reward(self, prompts, completions, **columns):
-        self.scored += len(completions)
-        return [float(c == f" {x}") for c, x in zip(completions, columns["letter"], strict=True)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,55 +32,9 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def make_pretrained():
-    texts = [f"say {x}: {y}" for x in LETTERS for y in LETTERS]
-    tokenizer = train_tokenizer(texts, 280)
-    config = PretrainConfig(width=32, layers=2, heads=2, kv_heads=2, intermediate=64, context=32)
-    return Policy(make_llama(config, tokenizer), tokenizer, "pretrained")
-
-
-def make_reference():
-    pretrained = make_pretrained()
-    setup, _ = make_setup(pretrained, pretrained, budget=0)
-    agent = SFT(SFTConfig(steps=300, batch_size=20, lr=3e-3))
-    agent.train(setup)
-    return agent.policy.freeze()
-
-
 @pytest.fixture(scope="module")
 def reference():
     return make_reference()
-
-
-def make_setup(policy, reference, budget, seed=0):
-    logs = []
-    setup = Setup(
-        task=Identity(),
-        policy=policy.copy(),
-        reference=reference,
-        budget=Budget(budget),
-        streams=Streams(seed),
-        log=lambda step, metrics: logs.append({"step": step, **metrics}),
-    )
-    return setup, logs
-
-
-@torch.no_grad()
-def right_answer(policy):
-    """The probability of the letter told, followed by EOS, averaged over the letters."""
-    rows = Identity().prompts("train")
-    samples = rollout(
-        policy, Identity(), rows, samples_per_prompt=1, generator=torch.Generator().manual_seed(0)
-    )
-    ids = [policy.tokenizer(f" {x}", add_special_tokens=False)["input_ids"] for x in LETTERS]
-    assert all(len(i) == 1 for i in ids)
-    eos = policy.eos_token_id
-    exact = replace(
-        samples,
-        response_ids=torch.tensor([[*i, eos] for i in ids]),
-        response_mask=torch.ones((len(LETTERS), 2), dtype=torch.bool),
-    )
-    return policy.logprobs(exact).sum(1).exp().mean().item()
 
 
 FAST = {
@@ -155,40 +78,6 @@ def test_settles_where_the_regularised_optimum_is(name, reference):
     agent.train(setup)
     assert optimum == pytest.approx(0.644, abs=0.05)
     assert right_answer(agent.policy) == pytest.approx(optimum, abs=0.06)
-
-
-@pytest.mark.parametrize("name", ["reinforce", "ppo"])
-def test_repeats_for_a_seed_and_leaves_the_reference_alone(name, reference):
-    before = [p.clone() for p in reference.model.parameters()]
-    outcomes = []
-    for seed in (3, 3, 4):
-        setup, logs = make_setup(reference, reference, budget=100, seed=seed)
-        state = torch.random.get_rng_state()
-        agent = type(FAST[name])(FAST[name].config)
-        agent.train(setup)
-        assert torch.equal(state, torch.random.get_rng_state())
-        outcomes.append((logs, [p.detach().clone() for p in agent.policy.model.parameters()]))
-        # Whole batches only: three of 32 fit in 100.
-        assert setup.budget.used == setup.task.scored == 96
-    (logs, weights), (logs_again, weights_again), (_, others) = outcomes
-    assert logs == logs_again
-    assert all(map(torch.equal, weights, weights_again))
-    assert not all(map(torch.equal, weights, others))
-    assert all(map(torch.equal, before, reference.model.parameters()))
-
-
-@pytest.mark.parametrize("name", ["reinforce", "ppo"])
-def test_a_saved_policy_samples_the_same(name, reference, tmp_path):
-    setup, _ = make_setup(reference, reference, budget=64)
-    agent = type(FAST[name])(FAST[name].config)
-    agent.train(setup)
-    agent.policy.save(tmp_path)
-    rows = setup.task.prompts("test")
-    mine = agent.sample(rows, 5, torch.Generator().manual_seed(1))
-    agent.policy = load_policy(tmp_path)
-    theirs = agent.sample(rows, 5, torch.Generator().manual_seed(1))
-    assert mine.completions == theirs.completions
-    assert torch.equal(mine.policy_logprobs, theirs.policy_logprobs)
 
 
 def test_ppos_adaptive_coefficient_steers_toward_its_target(reference):
@@ -235,14 +124,6 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(name, reference, monke
     with pytest.raises(TrainingError, match="step 3: loss is nan"):
         agent.train(setup)
     assert seen == 2
-
-
-@pytest.mark.parametrize(("bad", "message"), [(float("nan"), "nan"), (None, "31 values")])
-def test_a_broken_reward_is_refused(bad, message, reference):
-    setup, _ = make_setup(reference, reference, budget=320)
-    setup.task.reward = lambda p, c, **k: [0.0] * (len(c) - 1) + ([bad] if bad else [])
-    with pytest.raises(RewardError, match=message):
-        type(FAST["reinforce"])(FAST["reinforce"].config).train(setup)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -369,17 +250,6 @@ def test_prompt_batches_go_through_all_rows_before_any_repeats():
 def test_settings_outside_their_domain_are_refused(name, options, message):
     with pytest.raises(ConfigError, match=message):
         make_config(AGENTS.load(name).config_class, options)
-
-
-@pytest.mark.parametrize("name", list(AGENTS))
-def test_every_agent_has_a_frozen_documented_config(name):
-    agent_class = AGENTS.load(name)
-    config = agent_class.config_class()
-    documented = " ".join(c.__doc__ for c in agent_class.config_class.__mro__[:-1])
-    for field in config.__dataclass_fields__:
-        assert f"{field}:" in documented
-        with pytest.raises(FrozenInstanceError):
-            setattr(config, field, 1)
 
 
 def test_the_budget_cannot_be_overdrawn():
