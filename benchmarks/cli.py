@@ -11,6 +11,7 @@ import typer
 
 from textgym.benchmarks.feedback_cli import feedback_app, label, reward_app, study
 from textgym.benchmarks.options import Seed, Settings, Task, one_task, options
+from textgym.benchmarks.plugin_cli import check_app, new_app
 from textgym.errors import TextGymError
 
 app = typer.Typer(
@@ -80,6 +81,10 @@ def bench(
     seeds: Annotated[str | None, typer.Option(help="Seeds, comma-separated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model name, folder or Hub id.")] = None,
     precision: Precision = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(help="Train adapters of this rank on shared weights, not every weight."),
+    ] = None,
     data: Data = None,
     budget: Annotated[int | None, typer.Option(help="Completions scored in training.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
@@ -88,23 +93,54 @@ def bench(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
 ) -> None:
     """Train and judge agents on tasks, then print the leaderboard. Runs again where it stopped."""
+    from textgym.benchmarks.suite import configure, part_names
+
+    folder = out or Path("results") / Path(suite).stem
+    suites = {
+        folder / inside: configure(
+            part,
+            tasks=tasks,
+            agents=agents,
+            seeds=seeds,
+            model=model,
+            precision=precision,
+            lora=lora,
+            data=data or [],
+            budget=budget,
+            prompts=prompts,
+            samples_per_prompt=samples,
+        )
+        for inside, part in part_names(suite, tasks).items()
+    }
+    from textgym.benchmarks.commands import bench_all
+
+    raise typer.Exit(bench_all(suites, jobs))
+
+
+@app.command()
+def tune(
+    suite: Annotated[str, typer.Option(help="A suite with search spaces.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trials and their table.")],
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials of every agent, the first as it is.")
+    ] = 8,
+    agents: Annotated[str | None, typer.Option(help="Agents of the suite, by label.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Completions scored in training.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
+    samples: Samples = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the trials, no seed of the suite.")
+    ] = 1000,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
+) -> None:
+    """Search each agent's settings, with as many trials for every one. Goes on where it stopped."""
     from textgym.benchmarks.suite import configure
+    from textgym.benchmarks.tuning import tune as run
 
     chosen = configure(
-        suite,
-        tasks=tasks,
-        agents=agents,
-        seeds=seeds,
-        model=model,
-        precision=precision,
-        data=data or [],
-        budget=budget,
-        prompts=prompts,
-        samples_per_prompt=samples,
+        suite, agents=agents, budget=budget, prompts=prompts, samples_per_prompt=samples
     )
-    from textgym.benchmarks.commands import bench as run
-
-    raise typer.Exit(run(chosen, out or Path("results") / chosen.name, jobs))
+    raise typer.Exit(run(chosen, out, trials, seed, jobs))
 
 
 @app.command()
@@ -208,3 +244,5 @@ app.command()(label)
 app.command()(study)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(reward_app, name="reward")
+app.add_typer(new_app, name="new")
+app.add_typer(check_app, name="check")

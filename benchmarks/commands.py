@@ -33,6 +33,16 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit statuses: cells that failed, input the user must mend, Ctrl-C."""
 
 
+def bench_all(suites: dict[Path, Suite], jobs: int | None) -> int:
+    """Runs suites one after the other, each into its folder; returns the worst exit status."""
+    worst = 0
+    for out, suite in suites.items():
+        worst = max(worst, bench(suite, out, jobs))
+        if worst == INTERRUPTED:
+            break
+    return worst
+
+
 def bench(suite: Suite, out: Path, jobs: int | None) -> int:
     """Runs the suite and prints its leaderboard; returns the exit status."""
     console, start = report.terminal(), time.perf_counter()

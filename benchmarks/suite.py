@@ -86,6 +86,11 @@ class Suite:
         tasks, agents: what is crossed.
         evaluation: how agents are measured.
         sft: options of the `sft` agent that makes the reference.
+        lora: train adapters of this rank on frozen weights (`textgym.models.lora`), which policy
+            and reference then share; None trains every weight. The `sft` reference is made so too.
+        search: by agent label, the options that `textgym tune` varies, see
+            `textgym.benchmarks.tuning`.
+        parts: suites that this one stands for; it then has nothing else but a description.
     """
 
     name: str
@@ -99,12 +104,22 @@ class Suite:
     seeds: tuple[int, ...] = (0,)
     evaluation: Evaluation = field(default_factory=Evaluation)
     sft: Options = field(default_factory=dict)
+    lora: int | None = None
+    search: dict[str, Options] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.parts:
+            if self.tasks or self.agents:
+                raise ConfigError(f"suite {self.name!r} has parts, and so no tasks or agents")
+            return
         if self.reference not in ("sft", "pretrained"):
             raise ConfigError(f"reference must be 'sft' or 'pretrained', got {self.reference!r}")
         if self.precision not in PRECISIONS:
             raise ConfigError(str(unknown_name("precision", str(self.precision), PRECISIONS)))
+        whole = isinstance(self.lora, int) and not isinstance(self.lora, bool)
+        if self.lora is not None and not (whole and self.lora >= 1):
+            raise ConfigError(f"lora must be a rank >= 1, got {self.lora!r}")
         if self.budget < 0:
             raise ConfigError(f"budget must be >= 0 completions, got {self.budget}")
         for what in ("tasks", "agents", "seeds"):
@@ -137,8 +152,10 @@ def default_label(name: str, options: Options) -> str:
 
     >>> default_label("agents/mine.py:Mine", {"lr": 0.5, "n": 4})
     'Mine@lr=0.5,n=4'
+    >>> default_label("trl:grpo", {})
+    'trl:grpo'
     """
-    short = name.rpartition(":")[2]
+    short = name.rpartition(":")[2] if ".py:" in name else name
     if not options:
         return short
     return f"{short}@{','.join(f'{key}={value}' for key, value in options.items())}"
@@ -257,6 +274,7 @@ def configure(
     seeds: str | None = None,
     model: str | None = None,
     precision: str | None = None,
+    lora: int | None = None,
     data: list[str] | None = None,
     budget: int | None = None,
     prompts: int | None = None,
@@ -284,10 +302,29 @@ def configure(
         seeds=numbers,
         model=model,
         precision=precision,
+        lora=lora,
         budget=budget,
         evaluation=evaluation,
     )
     return suite.replace(tasks=with_data(suite.tasks, data or []))
+
+
+def part_names(name: str, tasks: str | None = None) -> dict[str, str]:
+    """Returns the suites that a suite stands for: itself, or its parts by the folder of each.
+
+    >>> part_names("algorithms")
+    {'world': 'algorithms-world', 'oracle': 'algorithms-oracle'}
+
+    Raises:
+        UnknownNameError: no such suite.
+        ConfigError: tasks are chosen of a suite of several parts.
+    """
+    parts = load_suite(name).parts
+    if not parts:
+        return {"": name}
+    if tasks is not None:
+        raise ConfigError(f"suite {name!r} has parts: choose tasks of {' or '.join(parts)}")
+    return {part.removeprefix(f"{name}-"): part for part in parts}
 
 
 def suite_names() -> list[str]:
@@ -327,6 +364,7 @@ def parse_suite(name: str, text: str) -> Suite:
     _check_keys(name, table.get("evaluation", {}), Evaluation)
     table["evaluation"] = Evaluation(**table.get("evaluation", {}))
     table["seeds"] = tuple(table.get("seeds", (0,)))
+    table["parts"] = tuple(table.get("parts", ()))
     return Suite(**{"name": name, **table})
 
 

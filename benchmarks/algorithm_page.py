@@ -1,0 +1,152 @@
+"""Fills the page on the algorithms: `python -m textgym.benchmarks.algorithm_page`.
+
+The prose of `docs/algorithms.md` is written by hand; what stands between its markers is put there
+from the agents' configs (`settings:AGENT`) and from the results of the suite `algorithms`
+(`results:AGENT`), so that it cannot drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from textgym.agents import AGENTS
+from textgym.benchmarks import report
+from textgym.benchmarks.leaderboard import ALL_TASKS
+from textgym.benchmarks.suite import Spec, load_suite
+from textgym.errors import ConfigError, TextGymError
+
+PARTS = {"world": "algorithms-world", "oracle": "algorithms-oracle"}
+"""Folder of the results -> the suite that made them."""
+SHOWN = ("rank", "reward", "gold", "KL (nats)", "diversity loss", "frontier efficiency")
+
+
+def fill(text: str, results: Path) -> str:
+    """Returns the page with what stands between its markers made anew.
+
+    Raises:
+        ConfigError: a marker of an agent that there is not, or that is not closed.
+        ResultsError: results that cannot be read.
+    """
+    tables = {part: pd.read_csv(results / part / "leaderboard.csv") for part in PARTS}
+
+    def between(found: re.Match[str]) -> str:
+        kind, name = found.group(1), found.group(2)
+        made = settings(name) if kind == "settings" else results_of(name, tables)
+        return f"<!-- {kind}:{name} -->\n{made}\n<!-- /{kind}:{name} -->"
+
+    pattern = r"<!-- (settings|results):(\S+) -->\n.*?<!-- /\1:\2 -->"
+    filled = re.sub(pattern, between, text, flags=re.DOTALL)
+    opened = re.findall(r"<!-- (?:settings|results):(\S+) -->", text)
+    closed = [name for _, name in re.findall(pattern, text, flags=re.DOTALL)]
+    if opened != closed:
+        raise ConfigError(f"markers that are not closed: {sorted(set(opened) - set(closed))}")
+    return filled
+
+
+def settings(name: str) -> str:
+    """Returns an agent's settings as a Markdown table: name, default, what it is."""
+    config_class = AGENTS.load(name).config_class
+    says = field_sentences(config_class)
+    rows = [("setting", "default", ""), ("---", "---", "---")]
+    for field in dataclasses.fields(config_class):
+        default = field.default
+        shown = "none" if default is None else f"{default:g}" if _is_float(default) else default
+        rows.append((f"`{field.name}`", f"`{shown}`", says.get(field.name, "")))
+    if len(rows) == 2:
+        return "It has no settings."
+    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _escaped(cell: Any) -> str:
+    return str(cell).replace("|", "\\|")
+
+
+def field_sentences(config_class: type[Any]) -> dict[str, str]:
+    """Returns what the docstrings of a config and its bases say of each field; the nearest wins."""
+    found: dict[str, str] = {}
+    for base in config_class.__mro__:
+        for line in re.split(r"\n    (?=    \w)", _attributes(base.__doc__ or "")):
+            name, colon, sentence = line.partition(": ")
+            if colon and re.fullmatch(r"\w+(, \w+)*", name.strip()):
+                for each in name.strip().split(", "):
+                    found.setdefault(each, " ".join(sentence.split()))
+    return found
+
+
+def _attributes(docstring: str) -> str:
+    """Returns the entries under `Attributes:`, each line indented by eight."""
+    _, _, entries = docstring.partition("    Attributes:\n")
+    return "    " + entries.strip("\n").removeprefix("    ")
+
+
+def results_of(name: str, tables: dict[str, pd.DataFrame]) -> str:
+    """Returns what an agent did in each part of the suite, with the settings it had there."""
+    lines: list[str] = []
+    for part, suite_name in PARTS.items():
+        suite = load_suite(suite_name)
+        specs = [spec for spec in suite.agents if spec.name == name]
+        rows = [row for spec in specs for row in _rows(tables[part], spec, part)]
+        if rows:
+            head = ["on", "agent", *_titles(part)]
+            lines += ["", _line(head), _line(["---", "---", *("---:" for _ in head[2:])]), *rows]
+            lines += ["", *(_setting_note(spec) for spec in specs if spec.options)]
+    return "\n".join(lines).strip() or "Not in the suite."
+
+
+def _titles(part: str) -> list[str]:
+    return ["rank", "regret (nats)"] if part == "oracle" else list(SHOWN)
+
+
+def _rows(table: pd.DataFrame, spec: Spec, part: str) -> list[str]:
+    own = table[table["agent"] == spec.label]
+    if part == "oracle":
+        own = own[own["task"] == ALL_TASKS]
+    return [_row(row, part) for row in report.rows_of(own)]
+
+
+def _row(row: dict[str, Any], part: str) -> str:
+    columns = report.EXACT_COLUMNS[:1] if part == "oracle" else report.COLUMNS
+    by_title = {column.title: report.number(row, column) for column in columns}
+    by_title["rank"] = report.NONE if pd.isna(row["rank"]) else str(int(row["rank"]))
+    cells = [by_title[title] for title in _titles(part)]
+    return _line([str(row["task"]), str(row["agent"]), *cells])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _setting_note(spec: Spec) -> str:
+    options = ", ".join(f"`{key}={value}`" for key, value in spec.options.items())
+    return f"`{spec.label}`: {options}  "
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rewrites the page; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("page", nargs="?", type=Path, default=Path("docs/algorithms.md"))
+    parser.add_argument("--results", type=Path, default=Path("results/algorithms"))
+    given = parser.parse_args(arguments)
+    try:
+        text = given.page.read_text("utf-8")
+        given.page.write_text(fill(text, given.results), "utf-8")
+    except (TextGymError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
