@@ -111,7 +111,7 @@ class ClippedConfig(DiversityOptions):
         )
         counts = (self.prompts_per_step, self.epochs, self.minibatches)
         require(
-            min(counts) >= 1,
+            all(count >= 1 for count in counts),
             "prompts_per_step, epochs and minibatches must be >= 1, got "
             + ", ".join(map(str, counts)),
         )

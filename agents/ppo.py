@@ -115,7 +115,7 @@ class PPOConfig(PolicyGradientConventions, DiversityOptions):
         require(0 <= self.gae_lambda <= 1, f"gae_lambda must be in [0, 1], got {self.gae_lambda}")
         counts = (self.prompts_per_step, self.samples_per_prompt, self.epochs, self.minibatches)
         require(
-            min(counts) >= 1,
+            all(count >= 1 for count in counts),
             "prompts_per_step, samples_per_prompt, epochs and minibatches must be >= 1, got "
             + ", ".join(map(str, counts)),
         )

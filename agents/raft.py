@@ -70,7 +70,7 @@ class RAFTConfig:
         )
         counts = (self.prompts_per_step, self.samples_per_prompt, self.epochs)
         require(
-            min(counts) >= 1,
+            all(count >= 1 for count in counts),
             "prompts_per_step, samples_per_prompt and epochs must be >= 1, got "
             + ", ".join(map(str, counts)),
         )

@@ -2,11 +2,11 @@
 
 A suite's table `search` holds, by agent label, the options to vary: `[low, high]`, two different
 numbers, is a range (on a logarithmic scale where both are above 0; of whole numbers where both
-are), any other list the choices. An agent's first trial is the suite's own setting, the others come
-from a scrambled Sobol sequence (Optuna's), which covers a small space more evenly than chance and
-does not depend on how the trials end: they run at once, stop and go on like any other cells. Trials
-are judged on the validation split with a seed of their own, by what the leaderboard ranks by,
-averaged over the suite's tasks.
+are), any other list the choices. An agent's first trial has the defaults, the others come from a
+scrambled Sobol sequence (Optuna's), which covers a small space more evenly than chance and does not
+depend on how the trials end: they run at once, stop and go on like any other cells. Trials are
+judged on the validation split with a seed of their own, by what the leaderboard ranks by, averaged
+over the suite's tasks.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def tune(suite: Suite, out: Path, trials: int, seed: int, jobs: int | None) -> i
     Args:
         suite: its agents with an entry in `search` are tuned.
         out: folder of the trials, which are kept so that a stopped search goes on.
-        trials: per agent; the first is the suite's own setting.
+        trials: per agent; the first has the defaults.
         seed: of the trials' prompts, training and Sobol points.
         jobs: processes.
 
     Raises:
-        ConfigError: nothing to search, a space that is none, or one without the suite's setting.
+        ConfigError: nothing to search, a space that is none, or one without the default.
         PluginError: Optuna is not installed.
     """
     console = report.terminal()
@@ -101,27 +101,29 @@ def trial_label(label: str, number: int) -> str:
 
 
 def points(agent: Spec, space: Options, trials: int, seed: int) -> list[Options]:
-    """Returns the varied options of each trial, the agent's own setting first.
+    """Returns the varied options of each trial, the agent's defaults first.
 
-    The first point of a scrambled Sobol sequence is as random as any, and points are only even
-    over powers of two.
+    What the suite itself sets is not looked at, so that a search gives the same before and after
+    its outcome is written into the suite.
 
     Raises:
-        ConfigError: a space that is none, or that does not hold the agent's setting.
+        ConfigError: a space that is none, or that does not hold the default.
         PluginError: Optuna is not installed.
     """
     try:
         import optuna
     except ImportError:
         raise PluginError("textgym tune needs Optuna: pip install 'textgym[tune]'") from None
-    config = make_agent(agent).config
+    config = make_agent(Spec(agent.name)).config
     distributions = {name: distribution(name, values) for name, values in space.items()}
-    own = {name: agent.options.get(name, getattr(config, name, None)) for name in space}
+    own = {name: getattr(config, name, None) for name in space}
     try:
         # Optuna takes the space from a finished trial; what it scored decides nothing.
         first = optuna.trial.create_trial(params=own, distributions=distributions, value=0.0)
     except (ValueError, TypeError):
-        raise ConfigError(f"{agent.label}: its {own} is not in the search {space}") from None
+        raise ConfigError(
+            f"{agent.label}: its default {own} is not in the search {space}"
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed)

@@ -7,8 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from textgym.agents import AGENTS
+from textgym.benchmarks.algorithm_page import PARTS, fill
 from textgym.benchmarks.speed.tables import markdown
 from textgym.benchmarks.studies.study import STUDIES
+from textgym.benchmarks.suite import load_suite
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,3 +78,36 @@ def test_the_readme_tells_what_the_studies_found():
         assert findings
         assert f"results/{name}/study.md)** " in shown
         assert "\n".join(findings) in shown
+
+
+def test_every_agent_has_its_section_with_its_settings_and_results():
+    page = (ROOT / "docs/algorithms.md").read_text()
+    assert re.findall(r"^## `(.*)`$", page, re.MULTILINE) != []
+    assert set(re.findall(r"^## `(.*)`$", page, re.MULTILINE)) == set(AGENTS)
+    for name in AGENTS:
+        section = page.split(f"## `{name}`\n")[1].split("\n## ")[0]
+        for part in ("**Equation.**", "**Paper.**", "**Logs.**", "**Signs of failure.**"):
+            assert part in section, (name, part)
+        assert f"<!-- settings:{name} -->" in section
+        assert f"<!-- results:{name} -->" in section
+    assert fill(page, ROOT / "results/algorithms") == page
+
+
+@pytest.mark.parametrize(("folder", "suite"), list(PARTS.items()))
+def test_the_suite_of_algorithms_has_the_settings_that_the_search_chose(folder, suite):
+    chosen = load_suite(suite)
+    trials = pd.read_csv(ROOT / f"results/algorithms/{folder}/trials.csv")
+    assert set(trials["agent"]) == set(chosen.search)
+    assert set(trials.groupby("agent")["trial"].count()) == {3}
+    options = {spec.label: spec.options for spec in chosen.agents}
+    for label, group in trials.groupby("agent"):
+        best = group.loc[group["score"].idxmax(), "options"]
+        assert best == " ".join(f"{k}={v}" for k, v in options[label].items())
+    results = pd.read_csv(ROOT / f"results/algorithms/{folder}/leaderboard.csv")
+    assert set(results["agent"]) == set(options)
+    assert set(results["seeds"]) == {3}
+    # Variants differ from what they vary in what they vary alone.
+    for label, own in options.items():
+        base, plus, _ = label.partition(" + ") if " + " in label else label.partition(", ")
+        if plus and base in options and label != "sft, temperature 0.7":
+            assert options[base].items() <= own.items(), label

@@ -14,18 +14,18 @@ from textgym.errors import ConfigError
 
 pytest.importorskip("optuna")
 
-REINFORCE = Spec("reinforce", {"lr": 1e-3})
+REINFORCE = Spec("reinforce", {"lr": 1e-3, "kl_coef": 0.2})
 
 
-def test_points_start_from_the_agents_own_setting_and_stay_inside():
-    space = {"lr": [1e-4, 1e-2], "prompts_per_step": [8, 64], "baseline": ["batch", "none"]}
-    agent = Spec("reinforce", {"lr": 1e-3, "baseline": "batch"})
+def test_points_start_from_the_defaults_and_stay_inside():
+    space = {"lr": [1e-4, 1e-2], "prompts_per_step": [8, 64], "whitening": ["none", "masked"]}
+    agent = Spec("reinforce", {"lr": 5e-3})  # an earlier search's
     points = tuning.points(agent, space, 17, seed=0)
-    assert points[0] == {"lr": 1e-3, "prompts_per_step": 64, "baseline": "batch"}
+    assert points[0] == {"lr": 3e-4, "prompts_per_step": 64, "whitening": "none"}
     assert len(points) == 17
     assert all(1e-4 <= p["lr"] <= 1e-2 for p in points)
     assert all(isinstance(p["prompts_per_step"], int) for p in points)
-    assert {p["baseline"] for p in points} == {"batch", "none"}
+    assert {p["whitening"] for p in points} == {"none", "masked"}
     # Even on a logarithmic scale: of the sixteen others half lie below the geometric mean.
     assert sum(p["lr"] < 1e-3 for p in points[1:]) == 8
     assert points == tuning.points(agent, space, 17, seed=0)
@@ -82,7 +82,7 @@ def test_the_best_trial_is_kept(plugin, model, tmp_path, capsys):
     assert 0 < failing.sum() < 4
     # What the leaderboard ranks by here is gold, of prompts and a seed of their own.
     others = table[table["agent"] == "other"].sort_values("score")
-    assert others["score"].nunique() == 4
+    assert others["score"].iloc[-1] > others["score"].iloc[-2]
     best = others.iloc[-1]
     tuned = load_suite(str(tmp_path / tuning.TUNED))
     options = {spec.label: spec.options for spec in tuned.agents}
@@ -110,9 +110,9 @@ def test_a_failed_task_is_no_score(plugin, model):
         "nudge": planned["nudge"][0].options,
         "other": planned["other"][1].options,
     }
-    # If all trials failed, the setting stays what it was.
+    # If all trials failed, the defaults stand.
     table["score"] = math.nan
-    assert tuning.chosen(planned, table)["other"] == {"strength": 2.0}
+    assert tuning.chosen(planned, table)["other"] == {"strength": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_suite_of_parts_stands_for_them():
 
 
 @pytest.mark.parametrize("name", ["algorithms-world", "algorithms-oracle"])
-def test_every_search_holds_its_agents_setting(name):
+def test_every_search_holds_its_agents_defaults(name):
     suite = load_suite(name)
     assert set(suite.search) <= {spec.label for spec in suite.agents}
     planned = tuning.plan(suite, 2, 1000)
