@@ -45,7 +45,8 @@ class DPOConfig(ConventionalConfig):
     """Settings of DPO.
 
     Attributes:
-        lr: learning rate of AdamW, constant.
+        lr: learning rate of AdamW, constant; smaller than for agents that sample anew: nothing in
+            data of the reference's tells a policy that it has left them.
         beta: the price of a nat of KL in units of reward (the reward that explains the
             preferences); > 0. Of another divergence, the price of a unit of it.
         loss: `dpo`, the logistic loss, or `ipo`, the squared distance to a log-ratio of
@@ -64,7 +65,7 @@ class DPOConfig(ConventionalConfig):
         max_grad_norm: the gradient's global norm is clipped to this.
     """
 
-    lr: float = 3e-4
+    lr: float = 1e-4
     beta: float = 0.1
     loss: Literal["dpo", "ipo"] = "dpo"
     label_smoothing: float = 0.0

@@ -27,10 +27,12 @@ class OnlineDPOConfig(DPOConfig):
     """Settings of online DPO, DPO's.
 
     Attributes:
+        lr: learning rate of AdamW, constant.
         epochs: optimiser steps on a batch; from the second on its samples are no longer quite the
             policy's own.
     """
 
+    lr: float = 3e-4
     epochs: int = 1
 
 

@@ -57,8 +57,10 @@ class TRLDPOConfig(TRLOfflineConfig):
     Attributes:
         labels: `best`, each prompt's best response against its worst; or `bradley_terry`, see
             `dpo`.
+        lr: learning rate of AdamW, constant.
     """
 
+    lr: float = 1e-4
     labels: Literal["best", "bradley_terry"] = "best"
 
     def __post_init__(self) -> None:
