@@ -124,6 +124,7 @@ def tune(
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of every agent, the first as it is.")
     ] = 8,
+    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite, comma-separated.")] = None,
     agents: Annotated[str | None, typer.Option(help="Agents of the suite, by label.")] = None,
     budget: Annotated[int | None, typer.Option(help="Completions scored in training.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
@@ -138,7 +139,12 @@ def tune(
     from textgym.benchmarks.tuning import tune as run
 
     chosen = configure(
-        suite, agents=agents, budget=budget, prompts=prompts, samples_per_prompt=samples
+        suite,
+        tasks=tasks,
+        agents=agents,
+        budget=budget,
+        prompts=prompts,
+        samples_per_prompt=samples,
     )
     raise typer.Exit(run(chosen, out, trials, seed, jobs))
 
