@@ -94,6 +94,7 @@ def trade(table: pd.DataFrame, kinds: dict[str, str]) -> Any:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(places, rows["agent"], fontsize=8)
+    axes[0].set_ylim(-0.8, len(rows) - 0.2)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(COLOURS), fontsize=8)
     figure.suptitle(f"{table['task'].iloc[0]}: what each algorithm gains, spends and loses")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
 import re
 import sys
@@ -77,18 +78,13 @@ def field_sentences(config_class: type[Any]) -> dict[str, str]:
     """Returns what the docstrings of a config and its bases say of each field; the nearest wins."""
     found: dict[str, str] = {}
     for base in config_class.__mro__:
-        for line in re.split(r"\n    (?=    \w)", _attributes(base.__doc__ or "")):
-            name, colon, sentence = line.partition(": ")
-            if colon and re.fullmatch(r"\w+(, \w+)*", name.strip()):
-                for each in name.strip().split(", "):
-                    found.setdefault(each, " ".join(sentence.split()))
+        _, _, entries = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        for entry in re.split(r"^    (?=\S)", entries, flags=re.MULTILINE):
+            names, colon, sentence = entry.partition(": ")
+            if colon and re.fullmatch(r"\w+(, \w+)*", names):
+                for name in names.split(", "):
+                    found.setdefault(name, " ".join(sentence.split()))
     return found
-
-
-def _attributes(docstring: str) -> str:
-    """Returns the entries under `Attributes:`, each line indented by eight."""
-    _, _, entries = docstring.partition("    Attributes:\n")
-    return "    " + entries.strip("\n").removeprefix("    ")
 
 
 def results_of(name: str, tables: dict[str, pd.DataFrame]) -> str:

@@ -2,7 +2,7 @@
 
     python examples/grpo_trainer.py --task summarize --steps 20
 
-Needs TRL: pip install 'textgym[trl]'. With the packaged model it takes about half a minute.
+Needs TRL: pip install 'textgym[trl]'. The default is the packaged model.
 """
 
 from __future__ import annotations
