@@ -7,7 +7,7 @@ from policy_support import PROMPTS, WINDOW, make_policy
 from scipy.stats import chi2_contingency
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from textgym.models import decoding, families, policy
+from textgym.models import decoding, families, linear, policy
 from textgym.models.decoding import Decoding
 from textgym.models.hugging_face import CachedDecoding
 from textgym.models.policy import Policy
@@ -136,3 +136,14 @@ def test_each_distinct_response_is_decoded_once(monkeypatch):
     monkeypatch.setattr(tokenizer, "decode", counted)
     assert decode_responses(tokenizer, ids, mask) == expected
     assert sorted(calls) == [[40], [40, 41], [42, 41]]
+
+
+def test_what_onednn_does_not_pack_is_multiplied_as_it_is(monkeypatch):
+    # As on processors without instructions for bfloat16, which it refuses.
+    monkeypatch.setattr(linear, "packs", lambda: (torch.float32,))
+    weight = torch.randn((128, 256), generator=torch.Generator().manual_seed(0))
+    inputs = torch.randn((4, 256), generator=torch.Generator().manual_seed(1))
+    short = linear.Linear(weight.bfloat16(), None)
+    assert short.packed(4) is short
+    torch.testing.assert_close(short(inputs).float(), inputs @ weight.t(), atol=0.3, rtol=0.05)
+    assert isinstance(linear.Linear(weight, None).packed(4), linear.PackedLinear)

@@ -7,6 +7,7 @@ oneDNN, which comes with PyTorch too, is level with it elsewhere. `benchmarks/sp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +31,18 @@ def has_onednn() -> bool:
 
 
 _ONEDNN = has_onednn()
+
+
+@cache
+def packs() -> tuple[torch.dtype, ...]:
+    """Returns the types whose weights oneDNN packs on this processor.
+
+    Without instructions for it (AVX-512, or AVX2's for bfloat16) it refuses bfloat16, which
+    PyTorch's own products compute all the same.
+    """
+    asked: Any = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    short = asked is None or asked()
+    return (torch.float32, torch.bfloat16) if short else (torch.float32,)
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -99,6 +112,8 @@ class Linear:
         """Returns the layer for many products of about `rows` rows, without gradients."""
         weight = self.weight
         if not (_ONEDNN and weight.device.type == "cpu" and weight.numel() >= MANY_FLOATS):
+            return self
+        if weight.dtype not in packs():
             return self
         layout = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), rows)
         return PackedLinear(layout, weight.dtype, self.bias)
