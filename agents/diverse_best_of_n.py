@@ -24,6 +24,7 @@ from torch import Tensor
 
 from textgym.agents.base import require
 from textgym.agents.best_of_n import BestOfNConfig, Selection
+from textgym.agents.diversity import responses
 from textgym.errors import ConfigError
 from textgym.metrics.diversity import embedding_kernel, ngram_kernel
 from textgym.registry import unknown_name
@@ -85,11 +86,7 @@ class DiverseBestOfN(Selection):
         """Returns [M, M] for one prompt's pool."""
         if self.config.similarity == "embedding":
             return embedding_kernel(self._reference.embed(pool).numpy())
-        # Every response that ends has EOS; it says nothing about likeness.
-        words = pool.response_mask & (pool.response_ids != self._reference.eos_token_id)
-        return ngram_kernel(
-            [ids[word].tolist() for ids, word in zip(pool.response_ids, words, strict=True)]
-        )
+        return ngram_kernel(responses(pool, self._reference.eos_token_id))
 
     def kl_estimates(self) -> dict[str, float]:
         """Returns `kl_bound`, log n nats per response, of a response picked from the set at random.

@@ -23,6 +23,7 @@ import tomli_w
 
 from textgym.benchmarks import report
 from textgym.benchmarks.cell import RESULT, cells, read_json, require_writable
+from textgym.benchmarks.commands import FAILED, INTERRUPTED
 from textgym.benchmarks.leaderboard import ORDER
 from textgym.benchmarks.preflight import preflight
 from textgym.benchmarks.provenance import cores
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 SPLIT = "validation"
 TRIALS, TUNED = "trials.csv", "tuned.toml"
-FAILED, INTERRUPTED = 1, 130
 
 
 def tune(suite: Suite, out: Path, trials: int, seed: int, jobs: int | None) -> int:
