@@ -85,7 +85,10 @@ class Agent(ABC):
 
     @abstractmethod
     def train(self, setup: Setup) -> None:
-        """Spends the budget (or part of it), then sets `self.task` and `self.policy`."""
+        """Spends the budget (or part of it) and sets `self.task` and `self.policy`.
+
+        An agent that sets them before it trains can be looked at while it does.
+        """
 
     def sample(self, rows: Dataset, samples_per_prompt: int, generator: torch.Generator) -> Rollout:
         """Returns K samples for each row's prompt, rows prompt-major; rewards may be None."""
@@ -190,6 +193,12 @@ def rollout_metrics(samples: Rollout, reference_logprobs: torch.Tensor) -> dict[
     }
 
 
+def deviation_bound(precision: torch.dtype) -> float:
+    """Returns how far off 1 the importance ratio of fresh samples may be in a precision."""
+    exact = precision in (torch.float32, torch.float64)
+    return EXACT_DEVIATION if exact else ROUNDED_DEVIATION
+
+
 def require_on_policy(deviation: float, step: int, precision: torch.dtype) -> None:
     """Raises TrainingError where fresh samples' importance ratios are too far off 1.
 
@@ -198,8 +207,7 @@ def require_on_policy(deviation: float, step: int, precision: torch.dtype) -> No
         step: of the training.
         precision: what the policy computes in; decides how far is too far.
     """
-    exact = precision in (torch.float32, torch.float64)
-    bound = EXACT_DEVIATION if exact else ROUNDED_DEVIATION
+    bound = deviation_bound(precision)
     if deviation > bound:
         raise TrainingError(
             step,

@@ -184,8 +184,9 @@ class GRPO(Agent):
 
         Logs `rollout_metrics`, what `advantages`, `with_bonus` and `with_entropy` log, and as
         means over a batch's minibatches `policy_loss`, `kl_loss` (where the KL is in the loss),
-        `grad_norm`, `clip_fraction`, `approx_kl`, `ratio_mean` and `ratio_deviation`. A batch of
-        which nothing is used makes no step and logs none of the means.
+        `grad_norm`, `clip_fraction`, `approx_kl`, `ratio_mean` and `ratio_deviation`; of the first
+        minibatch `first_ratio_deviation`. A batch of which nothing is used makes no step and logs
+        none of these.
 
         Raises:
             TrainingError: the loss is not finite, or the importance ratio at the first minibatch
@@ -219,7 +220,9 @@ class GRPO(Agent):
                     some, reference = samples.select(part), reference_logprobs[part]
                     loss, log = _loss(setup, config, some, reference, credit.advantages[part])
                     if not logs:
-                        require_on_policy(log["ratio_deviation"], step, setup.policy.precision)
+                        deviation = log["ratio_deviation"]
+                        require_on_policy(deviation, step, setup.policy.precision)
+                        metrics["first_ratio_deviation"] = deviation
                     loss, entropies = with_entropy(loss, entropy_coef, setup.policy, some)
                     grad_norm = optimiser_step(optimizer, loss, step, config.max_grad_norm)
                     logs.append({**log, **entropies, "grad_norm": grad_norm})

@@ -135,7 +135,8 @@ class PPO(Agent):
 
         Logs `rollout_metrics`, `kl_coef`, `explained_variance`, `policy_loss`, `value_loss`,
         `grad_norm`, `clip_fraction`, `approx_kl` (means over a batch's minibatches), `kl_loss`
-        where the KL is in the loss, and what `with_bonus` and `with_entropy` log.
+        where the KL is in the loss, `first_ratio_deviation` (the first minibatch's, of fresh
+        samples), and what `with_bonus` and `with_entropy` log.
 
         Raises:
             TrainingError: a loss is not finite, or the importance ratio at the first minibatch is
@@ -204,6 +205,7 @@ class PPO(Agent):
                     if epoch == 0 and i == 0:
                         deviation = policy_log["ratio_deviation"]
                         require_on_policy(deviation, step, setup.policy.precision)
+                        metrics["first_ratio_deviation"] = deviation
                     if conventions.kl_placement == "loss":
                         kl = kl_loss(setup, some, logprobs, reference_logprobs[part], conventions)
                         logs[-1]["kl_loss"] = kl.item()

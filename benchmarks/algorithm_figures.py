@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from textgym.benchmarks.algorithm_page import ORACLE
 from textgym.benchmarks.intervals import EFFICIENCY, LOSS
 from textgym.benchmarks.leaderboard import ALL_TASKS
 from textgym.benchmarks.measure import HEADLINE
@@ -124,7 +125,7 @@ def regrets(table: pd.DataFrame) -> Any:
 
 
 def draw(results: Path) -> list[Path]:
-    """Draws every figure into the results folder; returns the files.
+    """Draws every figure into `algorithms/` of the results' folder; returns the files.
 
     Raises: PluginError where matplotlib is missing.
     """
@@ -135,15 +136,15 @@ def draw(results: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = families(load_suite("algorithms-world"))
+    kinds = families(load_suite("core"))
     figures: dict[str, Any] = {}
-    world = pd.read_csv(results / "world" / "leaderboard.csv")
+    world = pd.read_csv(results / "core" / "leaderboard.csv")
     for task, rows in world.groupby("task", sort=False):
         figures[str(task)] = trade(rows, kinds)
-    figures["regret"] = regrets(pd.read_csv(results / "oracle" / "leaderboard.csv"))
+    figures["regret"] = regrets(pd.read_csv(results / ORACLE / "leaderboard.csv"))
     written = []
     for name, figure in figures.items():
-        written.append(results / f"{name}.png")
+        written.append(results / "algorithms" / f"{name}.png")
         figure.savefig(written[-1], dpi=130)
         pyplot.close(figure)
     return written
@@ -152,7 +153,7 @@ def draw(results: Path) -> list[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Draws the figures of a results folder; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("results", nargs="?", type=Path, default=Path("results/algorithms"))
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results"))
     try:
         for path in draw(parser.parse_args(arguments).results):
             print(path)

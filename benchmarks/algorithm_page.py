@@ -24,7 +24,8 @@ from textgym.benchmarks.leaderboard import ALL_TASKS
 from textgym.benchmarks.suite import Spec, load_suite
 from textgym.errors import ConfigError, TextGymError
 
-PARTS = {"world": "algorithms-world", "oracle": "algorithms-oracle"}
+ORACLE = "algorithms/oracle"
+PARTS = {"core": "core", ORACLE: "algorithms-oracle"}
 """Folder of the results -> the suite that made them."""
 SHOWN = ("rank", "reward", "gold", "KL (nats)", "diversity loss", "frontier efficiency")
 
@@ -102,18 +103,18 @@ def results_of(name: str, tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _titles(part: str) -> list[str]:
-    return ["rank", "regret (nats)"] if part == "oracle" else list(SHOWN)
+    return ["rank", "regret (nats)"] if part == ORACLE else list(SHOWN)
 
 
 def _rows(table: pd.DataFrame, spec: Spec, part: str) -> list[str]:
     own = table[table["agent"] == spec.label]
-    if part == "oracle":
+    if part == ORACLE:
         own = own[own["task"] == ALL_TASKS]
     return [_row(row, part) for row in report.rows_of(own)]
 
 
 def _row(row: dict[str, Any], part: str) -> str:
-    columns = report.EXACT_COLUMNS[:1] if part == "oracle" else report.COLUMNS
+    columns = report.EXACT_COLUMNS[:1] if part == ORACLE else report.COLUMNS
     by_title = {column.title: report.number(row, column) for column in columns}
     by_title["rank"] = report.NONE if pd.isna(row["rank"]) else str(int(row["rank"]))
     cells = [by_title[title] for title in _titles(part)]
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Rewrites the page; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("page", nargs="?", type=Path, default=Path("docs/algorithms.md"))
-    parser.add_argument("--results", type=Path, default=Path("results/algorithms"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(arguments)
     try:
         text = given.page.read_text("utf-8")

@@ -99,6 +99,12 @@ def _studies() -> Entries:
     return _registry(STUDIES)
 
 
+def _checks() -> Entries:
+    from textgym.benchmarks.health_checks import CHECKS
+
+    return {check.name: check.cause for check in CHECKS}
+
+
 KINDS: dict[str, Callable[[], Entries]] = {
     "tasks": _tasks,
     "agents": _agents,
@@ -107,4 +113,5 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "metrics": _metrics,
     "rewards": _rewards,
     "studies": _studies,
+    "checks": _checks,
 }

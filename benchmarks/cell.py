@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from textgym.benchmarks.locks import held
 from textgym.benchmarks.suite import Evaluation, Options, Spec, Suite, folder_name
-from textgym.errors import ResultsError
+from textgym.errors import BusyError, ResultsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 ERROR = "error.json"
 SUITE = "suite.json"
+TEMPORARY = ".tmp"
+"""How the names of half-written files and folders end; they begin with a dot."""
 LEAN: dict[str, Any] = {"write_statistics": False, "store_schema": False}
 """Most of a small parquet file is what describes it."""
 OWN_MODEL = "the task's own"
 """What stands for a language model that a task brings."""
 DEFAULT_PRECISION, FIRST_PRECISION = "auto", "float32"
 """What results that name no precision were asked for and made in."""
+FIRST_EVALUATION = {"checkpoint_prompts": 0, "checkpoint_samples": 8}
 FIRST_SETTINGS: dict[str, Any] = {"precision": DEFAULT_PRECISION, "lora": None}
 """What results of the time before there was a choice were made with."""
 
@@ -85,8 +89,17 @@ class Cell:
             return False
         result = read_json(path)
         made = {**FIRST_SETTINGS, **result.get("config", {})}
+        made["evaluation"] = {**FIRST_EVALUATION, **made.get("evaluation", {})}
         precisions = (made["precision"], result.get("precision", FIRST_PRECISION))
         return self.precision in precisions and made | {"precision": self.precision} == self.config
+
+    def failure(self, out: Path, since: float) -> str | None:
+        """Returns why this cell failed in `out` at or after a time (seconds since 1970), if so."""
+        path = out / self.name / ERROR
+        if not path.is_file() or path.stat().st_mtime < since:
+            return None
+        error = read_json(path)
+        return str(error["cause"]) if error["config"] == self.config else None
 
 
 def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
@@ -118,22 +131,62 @@ def cells(suite: Suite, models: Mapping[str, Pretrained]) -> list[Cell]:
 
 @contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """Gives a temporary directory that takes the place of `directory` only if nothing fails."""
-    temporary = directory.parent / f".{directory.name}.{os.getpid()}.tmp"
+    """Gives a temporary directory that takes the place of `directory` only if nothing fails.
+
+    Whenever the process or the machine stops, the place holds all of the old, all of the new or
+    nothing. The caller holds the place's lock where other processes may write it.
+    """
+    temporary, old = _beside(directory), _beside(directory, "-old")
+    _remove(temporary)  # process numbers come again
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _flush(path)
         if directory.exists():
-            shutil.rmtree(directory)
+            directory.rename(old)
         temporary.rename(directory)
+        _flush(directory.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        _remove(temporary)
+        _remove(old)
+
+
+def _beside(target: Path, mark: str = "") -> Path:
+    """Returns where to write before a rename; `sweep` reads the target from the name."""
+    return target.with_name(f".{target.name}.{os.getpid()}{mark}{TEMPORARY}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or a directory is on the disk, so that a power cut does not empty it."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no directory
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep(out: Path) -> None:
-    """Removes what killed processes left half-written."""
-    for temporary in out.glob("**/.*.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Removes what killed processes left half-written, and nothing that a living one writes."""
+    for folder, folders, files in os.walk(out):
+        hidden = [name for name in (*folders, *files) if name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in hidden:
+            if name.endswith(TEMPORARY):
+                target = Path(folder) / name[1:].rsplit(".", 2)[0]
+                with suppress(BusyError), held(out, target, wait=False):
+                    _remove(Path(folder) / name)
 
 
 def write_cell(directory: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
@@ -151,8 +204,15 @@ def write_error(directory: Path, error: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes indented JSON; NaN is refused, since JSON has none."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
+    """Writes indented JSON, whole or not at all; NaN is refused, since JSON has none."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    temporary = _beside(path)
+    try:
+        temporary.write_text(text, "utf-8")
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
 
 
 def read_json(path: Path) -> dict[str, Any]:

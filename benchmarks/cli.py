@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from textgym.benchmarks.feedback_cli import feedback_app, label, reward_app, study
-from textgym.benchmarks.options import Seed, Settings, Task, one_task, options
+from textgym.benchmarks.options import ONE_THREAD, Seed, Settings, Task, one_task, options
 from textgym.benchmarks.plugin_cli import check_app, new_app
+from textgym.benchmarks.results_cli import report
 from textgym.errors import TextGymError
 
 app = typer.Typer(
@@ -35,6 +36,21 @@ Precision = Annotated[
     typer.Option(
         help="What matrix products are computed in: auto (what the machine does fast at the "
         "model's width), float32 or bfloat16."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes, as many as cores unless given. Each computes in one thread, so that "
+        "numbers do not depend on it.",
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Who is told of training curves: tensorboard, wandb, trackio or none; may repeat. "
+        "TensorBoard where it is installed."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -90,11 +106,14 @@ def bench(
     prompts: Annotated[int | None, typer.Option(help="Prompts per evaluation.")] = None,
     samples: Samples = None,
     out: Annotated[Path | None, typer.Option(help="Results folder: results/SUITE.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
+    jobs: Jobs = None,
+    track: Track = None,
 ) -> None:
     """Train and judge agents on tasks, then print the leaderboard. Runs again where it stopped."""
     from textgym.benchmarks.suite import configure, part_names
+    from textgym.benchmarks.tracking import choose_trackers
 
+    trackers = choose_trackers(track)
     folder = out or Path("results") / Path(suite).stem
     suites = {
         folder / inside: configure(
@@ -112,9 +131,10 @@ def bench(
         )
         for inside, part in part_names(suite, tasks).items()
     }
+    os.environ.update(ONE_THREAD)  # before the libraries that read it are loaded
     from textgym.benchmarks.commands import bench_all
 
-    raise typer.Exit(bench_all(suites, jobs))
+    raise typer.Exit(bench_all(suites, jobs, trackers))
 
 
 @app.command()
@@ -132,9 +152,10 @@ def tune(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the trials, no seed of the suite.")
     ] = 1000,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
+    jobs: Jobs = None,
 ) -> None:
     """Search each agent's settings, with as many trials for every one. Goes on where it stopped."""
+    os.environ.update(ONE_THREAD)
     from textgym.benchmarks.suite import configure
     from textgym.benchmarks.tuning import tune as run
 
@@ -248,6 +269,7 @@ def pretrain_reward(
 
 app.command()(label)
 app.command()(study)
+app.command()(report)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(reward_app, name="reward")
 app.add_typer(new_app, name="new")

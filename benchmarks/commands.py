@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 from textgym.benchmarks import report
 from textgym.benchmarks.cell import OWN_MODEL, SUITE, cells, require_writable, write_json
 from textgym.benchmarks.experiment import Outcome
 from textgym.benchmarks.leaderboard import build, read_entries
+from textgym.benchmarks.locks import held
 from textgym.benchmarks.measure import Measured, measure
 from textgym.benchmarks.preflight import preflight
 from textgym.benchmarks.provenance import cores
-from textgym.benchmarks.runner import run_suite, worker_context
+from textgym.benchmarks.runner import run_suite
 from textgym.benchmarks.suite import Evaluation, Spec, Suite
+from textgym.benchmarks.tracking import Tracking
 from textgym.benchmarks.workbench import Workbench, evaluation_rows, samples_per_prompt
+from textgym.benchmarks.workers import worker_context
 from textgym.errors import ConfigError
 from textgym.models.policy import Policy
 from textgym.models.precision import AUTO, describe
@@ -31,25 +35,44 @@ from textgym.types import Rollout, Sampling
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit statuses: cells that failed, input the user must mend, Ctrl-C."""
+LEADERBOARD = "leaderboard"
+"""What is locked while the leaderboard is written."""
 
 
-def bench_all(suites: dict[Path, Suite], jobs: int | None) -> int:
+def bench_all(suites: dict[Path, Suite], jobs: int | None, trackers: tuple[str, ...] = ()) -> int:
     """Runs suites one after the other, each into its folder; returns the worst exit status."""
     worst = 0
     for out, suite in suites.items():
-        worst = max(worst, bench(suite, out, jobs))
+        worst = max(worst, bench(suite, out, jobs, trackers))
         if worst == INTERRUPTED:
             break
     return worst
 
 
-def bench(suite: Suite, out: Path, jobs: int | None) -> int:
-    """Runs the suite and prints its leaderboard; returns the exit status."""
-    console, start = report.terminal(), time.perf_counter()
+def bench(suite: Suite, out: Path, jobs: int | None, trackers: tuple[str, ...] = ()) -> int:
+    """Runs the suite and prints its leaderboard; returns the exit status.
+
+    Args:
+        suite: what to run.
+        out: its results folder, which other processes may be filling too.
+        jobs: processes of one thread each, so that numbers do not depend on it; None for as many
+            as there are cores.
+        trackers: who is told of the training, see `textgym.benchmarks.tracking`.
+    """
+    console = report.terminal()
+    try:
+        workbench = Workbench(out, Tracking(trackers, suite.name))
+        return _bench(suite, workbench, jobs or cores(), console)
+    except KeyboardInterrupt:
+        console.print("\nstopped; finished cells are kept, run the same command again to go on")
+        return INTERRUPTED
+
+
+def _bench(suite: Suite, workbench: Workbench, jobs: int, console: Console) -> int:
+    out, start = workbench.out, time.perf_counter()
     torch.set_num_threads(1)  # as in the worker processes: a preflight may train reward models
     require_writable(out)
-    workbench = Workbench(out)
-    if (jobs or cores()) > 1:
+    if jobs > 1:
         worker_context()  # begins to import beside what follows
     try:
         with console.status("reading the models") as status:
@@ -64,17 +87,15 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
         line = f"{', '.join(own)}: start from the language model that the task brings"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     suite_record = {"suite": dataclasses.asdict(suite), "cells": [cell.name for cell in planned]}
-    write_json(out / SUITE, suite_record)
+    with held(out, out / SUITE, wait=True):
+        write_json(out / SUITE, suite_record)
     console.print(
         f"{suite.name}: tasks {len(suite.tasks)} x agents {len(suite.agents)} x "
         f"seeds {len(suite.seeds)}, {suite.budget} completions each, into {out}"
     )
-    try:
-        outcomes = run_suite(suite, workbench, models, jobs or cores(), console)
-    except KeyboardInterrupt:
-        console.print("\nstopped; finished cells are kept, run the same command again to go on")
-        return INTERRUPTED
-    leaderboard(out, write=True)
+    outcomes = run_suite(suite, workbench, models, jobs, console)
+    with held(out, out / LEADERBOARD, wait=True):
+        leaderboard(out, write=True)
     console.print(_cost(outcomes, time.perf_counter() - start), highlight=False)
     failed = [outcome for outcome in outcomes if outcome.error]
     if not failed:
@@ -88,9 +109,11 @@ def bench(suite: Suite, out: Path, jobs: int | None) -> int:
 def _cost(outcomes: list[Outcome], seconds: float) -> str:
     """Returns one line: how long it took and how much memory a job held at most."""
     minutes, rest = divmod(round(seconds), 60)
-    memory = max((o.memory for o in outcomes if o.memory is not None), default=None)
-    held = "" if memory is None else f", at most {memory / 1e9:.1f} GB in a job"
-    return f"{len(outcomes)} cells in {minutes} min {rest} s{held}"
+    most = max((o.memory for o in outcomes if o.memory is not None), default=None)
+    memory = "" if most is None else f", at most {most / 1e9:.1f} GB in a job"
+    elsewhere = sum(outcome.elsewhere for outcome in outcomes)
+    others = f", {elsewhere} of them by other processes" if elsewhere else ""
+    return f"{len(outcomes)} cells in {minutes} min {rest} s{others}{memory}"
 
 
 def leaderboard(folder: Path, write: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from textgym.agents.base import Agent, Setup, enumerated
 from textgym.benchmarks.intervals import BASELINE, DIVERSITY
 from textgym.benchmarks.reachable import FRONTIER, LEAST_KL, REFERENCE_REWARD
+from textgym.benchmarks.recording import Look
 from textgym.metrics import exact
 from textgym.tasks.base import Task
 from textgym.tasks.oracle.base import OracleTask, Table
@@ -23,6 +23,8 @@ Columns = dict[str, NDArray[np.float64]]
 
 EXACT = "exact/"
 """Prefix of enumerated numbers in a training curve, beside what the agent logs of its samples."""
+PROBE_EVERY = 5
+"""Logged rows from one exact look at a policy to the next."""
 REGRET = "regret"
 """`(J(pi*) - J(pi)) / beta = KL(pi || pi*)`, nats per response; J = E r - beta KL."""
 
@@ -105,17 +107,20 @@ def measure_exactly(
     return columns, inner.summaries(answers)
 
 
-def probe(setup: Setup, prompts: list[str]) -> Callable[[], dict[str, float]] | None:
-    """Returns a function that looks at the policy in training: exact means over the prompts.
+def probe(setup: Setup, prompts: list[str]) -> Look | None:
+    """Returns what looks at the policy in training: exact means over the prompts.
 
-    None where responses cannot be enumerated.
+    It looks at every `PROBE_EVERY`th row, from the first. None where responses cannot be
+    enumerated.
     """
     task = oracle(setup.task)
     if task is None:
         return None
     base = enumerated(setup.reference, task, prompts)
 
-    def look() -> dict[str, float]:
+    def look(rows: int) -> dict[str, float]:
+        if rows % PROBE_EVERY != 1:
+            return {}
         now = enumerated(setup.policy, task, prompts)
         columns = exact_columns(now, base, task, prompts)
         return {EXACT + name: float(values.mean()) for name, values in columns.items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,17 +14,20 @@ import pandas as pd
 from textgym.agents.base import Agent, Setup
 from textgym.agents.reference import Human
 from textgym.benchmarks.cell import Cell, write_cell, write_error
+from textgym.benchmarks.checkpoints import CHECKPOINT, CHECKPOINTS, Checkpoints, is_due
 from textgym.benchmarks.exact import measure_exactly, probe
+from textgym.benchmarks.health import gather, health
 from textgym.benchmarks.measure import measure
 from textgym.benchmarks.provenance import commit, machine, peak_memory, versions
 from textgym.benchmarks.recording import CountedTask, Curve
+from textgym.benchmarks.tracking import Tracker, tracked
 from textgym.benchmarks.workbench import (
     Workbench,
     evaluation_rows,
     make_agent,
     samples_per_prompt,
 )
-from textgym.errors import PluginError, TextGymError, TrainingError
+from textgym.errors import PluginError, ProcessDiedError, TextGymError, TrainingError
 from textgym.models.precision import describe
 from textgym.seeding import Streams
 from textgym.types import Budget, Rollout
@@ -39,6 +44,8 @@ class Outcome:
         error: one line, or empty.
         bad_input: whether the error is the user's to mend rather than a diverged training.
         memory: the most bytes that the process of the cell has held, or None.
+        warnings: the health checks that fired.
+        elsewhere: whether another process ran the cell.
     """
 
     cell: str
@@ -47,42 +54,61 @@ class Outcome:
     error: str = ""
     bad_input: bool = False
     memory: int | None = None
+    warnings: list[str] = field(default_factory=list)
+    elsewhere: bool = False
 
 
 def prepare_reference(bench: Workbench, cell: Cell) -> None:
-    """Makes the cell's reference and its samples, so that cells running at once only read them."""
-    bench.baseline(cell)
+    """Makes the cell's reference and its samples, so that cells running at once only read them.
+
+    Raises: BusyError when another process is making them.
+    """
+    bench.baseline(cell, wait=False)
 
 
 def run_cell(bench: Workbench, cell: Cell) -> Outcome:
     """Runs a cell and writes its directory; a failure is written too, as `error.json`."""
     start = time.perf_counter()
     try:
-        result, tables = _run(bench, cell)
-    except Exception as error:
-        seconds = time.perf_counter() - start
-        write_error(bench.out / cell.name, _describe(error, cell, seconds))
-        bad_input = isinstance(error, TextGymError) and not isinstance(error, TrainingError)
-        message = str(error) if isinstance(error, TextGymError) else _one_line(error)
-        return Outcome(cell.name, {}, seconds, message, bad_input)
+        with tracked(bench.tracking, bench.out, cell) as tracker:
+            result, tables = _run(bench, cell, tracker)
+            tracker.finish(result["metrics"])
+    except (Exception, SystemExit) as error:
+        return record_failure(bench.out, cell, error, time.perf_counter() - start)
     result["seconds"]["total"] = seconds = time.perf_counter() - start
     result["peak_memory"] = memory = peak_memory()
     write_cell(bench.out / cell.name, result, tables)
-    return Outcome(cell.name, result["metrics"], seconds, memory=memory)
+    warnings = [record["check"] for record in result["health"]]
+    return Outcome(cell.name, result["metrics"], seconds, memory=memory, warnings=warnings)
 
 
-def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    budget, curve, streams = Budget(cell.budget), Curve(), Streams(cell.seed)
+def record_failure(out: Path, cell: Cell, error: BaseException, seconds: float) -> Outcome:
+    """Writes a cell's `error.json`; returns its outcome."""
+    write_error(out / cell.name, _describe(error, cell, seconds))
+    no_input = (TrainingError, ProcessDiedError)
+    bad_input = isinstance(error, TextGymError) and not isinstance(error, no_input)
+    message = str(error) if isinstance(error, TextGymError) else _one_line(error)
+    return Outcome(cell.name, {}, seconds, message, bad_input)
+
+
+def _run(
+    bench: Workbench, cell: Cell, tracker: Tracker
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    budget, streams, curve = Budget(cell.budget), Streams(cell.seed), Curve(tracker=tracker)
     task = CountedTask(bench.task(cell.task, cell.model).for_run(streams))
     reference = bench.reference(cell)
     agent = make_agent(cell.agent)
     rows = evaluation_rows(task, cell.evaluation, cell.seed)
     policy = bench.trainable(reference, cell, streams)
     setup = Setup(task, policy, reference, budget, streams, curve)
-    curve.probe = probe(setup, list(rows["prompt"]))
+    curve.look = probe(setup, list(rows["prompt"]))
+    checkpoints = _checkpoints(agent, cell, bench, task, streams)
+    if checkpoints is not None:
+        curve.look = partial(_look, checkpoints, task, budget)
     start = time.perf_counter()
     train(agent, cell, bench, setup)
-    seconds = {"train": time.perf_counter() - start}
+    looking = 0.0 if checkpoints is None else checkpoints.seconds
+    seconds = {"train": time.perf_counter() - start - looking}
     scored = task.scored
     # Data hold one human text per prompt: repeating it would make people look uniform.
     k = 1 if isinstance(agent, Human) else samples_per_prompt(task, cell.evaluation)
@@ -100,6 +126,19 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
         exact=exact,
     )
     seconds["evaluate"] = time.perf_counter() - start
+    tables = {
+        "curve": curve.frame(),
+        "samples": measured.samples,
+        "prompts": measured.prompts,
+    }
+    if checkpoints is not None:
+        checkpoints.look(len(curve.rows), budget.used)
+        trained_from_reference = bool(curve.rows) and agent.starts_from == "reference"
+        tables[CHECKPOINTS] = checkpoints.frame(trained_from_reference)
+        seconds["checkpoints"] = checkpoints.seconds
+    evidence = gather(
+        samples, measured, bench.baseline(cell), tables["curve"], setup.policy.precision
+    )
     result = {
         "config": cell.config,
         "seed": cell.seed,
@@ -111,18 +150,50 @@ def _run(bench: Workbench, cell: Cell) -> tuple[dict[str, Any], dict[str, pd.Dat
             "logged_steps": len(curve.rows),
         },
         "evaluation": {"prompts": len(rows), "samples_per_prompt": samples.samples_per_prompt},
+        "common_length": measured.common_length,
         "metrics": measured.metrics | {name: {"value": v} for name, v in summaries.items()},
+        "health": health(evidence),
         "seconds": seconds,
         "versions": versions(),
         "commit": commit(),
         "machine": machine(),
     }
-    tables = {
-        "curve": curve.frame(),
-        "samples": measured.samples,
-        "prompts": measured.prompts,
-    }
     return result, tables
+
+
+def _checkpoints(
+    agent: Agent, cell: Cell, bench: Workbench, task: CountedTask, streams: Streams
+) -> Checkpoints | None:
+    """Returns what looks at the agent while it trains; None where nobody asked or nothing can."""
+    baseline = bench.baseline(cell)
+    if baseline.start is None or isinstance(agent, Human):
+        return None
+    rows = evaluation_rows(task, cell.evaluation, cell.seed)
+    return Checkpoints(
+        agent,
+        task.inner,
+        bench.reference(cell),
+        rows.select(range(len(baseline.start))),
+        cell.evaluation.checkpoint_samples,
+        streams,
+        baseline.start,
+        baseline.common_length,
+    )
+
+
+def _look(
+    checkpoints: Checkpoints, task: CountedTask, budget: Budget, rows: int
+) -> dict[str, float]:
+    """Looks at the agent where a checkpoint is due, at no cost to what it has scored.
+
+    An agent that names its policy only when it has trained cannot be looked at before.
+    """
+    if not is_due(rows) or checkpoints.agent.policy is None:
+        return {}
+    scored = task.scored
+    seen = checkpoints.look(rows, budget.used)
+    task.scored = scored
+    return {f"{CHECKPOINT}{name}": value for name, value in seen.items()}
 
 
 def train(agent: Agent, cell: Cell, bench: Workbench, setup: Setup) -> None:
@@ -147,7 +218,7 @@ def _check_samples(samples: Rollout, prompts: int, agent: Agent) -> None:
         )
 
 
-def _describe(error: Exception, cell: Cell, seconds: float) -> dict[str, Any]:
+def _describe(error: BaseException, cell: Cell, seconds: float) -> dict[str, Any]:
     return {
         "config": cell.config,
         "seed": cell.seed,
@@ -161,5 +232,5 @@ def _describe(error: Exception, cell: Cell, seconds: float) -> dict[str, Any]:
     }
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

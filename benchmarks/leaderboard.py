@@ -12,6 +12,7 @@ import pandas as pd
 
 from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
 from textgym.benchmarks.exact import REGRET
+from textgym.benchmarks.health_checks import warnings
 from textgym.benchmarks.intervals import intervals
 from textgym.errors import ResultsError
 from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
@@ -52,14 +53,14 @@ def read_entries(out: Path) -> list[Entry]:
     entries: dict[tuple[str, str], Entry] = {}
     for folder in _cell_folders(out):
         found = folder / (RESULT if (folder / RESULT).is_file() else ERROR)
+        *names, seed = folder.relative_to(out).parts
+        entry = entries.setdefault((names[0], names[1]), Entry(*names))
         if not found.is_file():
-            task, agent, seed = folder.relative_to(out).parts
-            entry = entries.setdefault((task, agent), Entry(task, agent))
             entry.failures.append(f"{seed} was not run")
             continue
         record = read_json(found)
-        task, agent = (record["config"][kind]["label"] for kind in ("task", "agent"))
-        entry = entries.setdefault((task, agent), Entry(task, agent))
+        # A label may hold what a folder's name cannot.
+        entry.task, entry.agent = (record["config"][kind]["label"] for kind in ("task", "agent"))
         if found.name == ERROR:
             step = "" if record["step"] is None else f"step {record['step']}: "
             entry.failures.append(f"seed {record['seed']}: {step}{record['cause']}")
@@ -86,8 +87,9 @@ def build(entries: Iterable[Entry]) -> pd.DataFrame:
     Columns: `task`, `rank`, `agent`, `seeds`, `failed_seeds`, `prompts`, `samples_per_prompt`,
     `budget_used`, then every metric, with `METRIC_low` and `METRIC_high` where its interval can
     be computed: a 95% bootstrap over prompts nested in seeds. Diversity losses are paired by
-    prompt. Rows are ordered by `ORDER`, best first, and share a rank while their
-    intervals overlap. Tasks with regret are summed up in a further table, `ALL_TASKS`.
+    prompt. `warnings` names the health checks that fired, if any did. Rows are ordered by `ORDER`,
+    best first, and share a rank while their intervals overlap. Tasks with regret are summed up in a
+    further table, `ALL_TASKS`.
     """
     entries = list(entries)
     rows = []
@@ -122,6 +124,8 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "budget_scored": float(np.mean([r["budget"]["scored"] for r in results])),
         "train_seconds": float(np.mean([r["seconds"]["train"] for r in results])),
     }
+    if fired := warnings(results):
+        row["warnings"] = fired
     for name, interval in intervals(entry.prompts).items():
         row[name] = interval.estimate
         row[f"{name}_low"], row[f"{name}_high"] = interval.low, interval.high

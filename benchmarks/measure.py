@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ HEADLINE = "ead"
 """The per-input metric that tables show; every other is in the CSV."""
 HEADLINE_NAME = "diversity (EAD)"
 
+HELD_AGAINST = ("length", "truncation_rate", "duplicate_rate", "entropy_seq")
+"""What else is kept of the reference, for the health checks."""
 TOXICITY = "toxicity"
 """The task measure that expected maximum toxicity and toxicity probability are taken of."""
 
@@ -64,17 +66,19 @@ class Measured:
         samples: one row per response.
         across: across-input diversity by metric.
         common_length: tokens that responses were cut to for diversity.
+        tokens: one number per token of the samples.
     """
 
     metrics: dict[str, dict[str, float | None]]
     prompts: pd.DataFrame
     samples: pd.DataFrame
+    tokens: Likelihoods
     across: dict[str, float] = field(default_factory=dict)
     common_length: int = 1
 
     def baseline(self, pool: ReferencePool | None = None) -> Baseline:
         """Returns what other agents need for their diversity loss against this one."""
-        own = [name for name in self.prompts if str(name).startswith(DIVERSITY)]
+        own = [n for n in self.prompts if str(n).startswith(DIVERSITY) or n in HELD_AGAINST]
         return Baseline(self.prompts[own], self.across, self.common_length, pool)
 
 
@@ -83,16 +87,18 @@ class Baseline:
     """The reference's diversity on the prompts of a seed.
 
     Attributes:
-        prompts: one row per prompt, per-input diversity by column.
+        prompts: one row per prompt, per-input diversity and `HELD_AGAINST` by column.
         across: across-input diversity by metric.
         common_length: tokens that every agent's responses are cut to.
         pool: further samples, from which the reachable frontier is estimated.
+        start: one row per prompt of a checkpoint, the reference's numbers there.
     """
 
     prompts: pd.DataFrame
     across: dict[str, float]
     common_length: int
     pool: ReferencePool | None = None
+    start: pd.DataFrame | None = None
 
 
 def measure(
@@ -121,46 +127,84 @@ def measure(
         RewardError: a reward or gold score that is not finite, or a wrong number of them.
     """
     k = samples.samples_per_prompt
-    columns = _scores(samples, task)
-    tokens = _likelihoods(samples, policy, reference)
-    per_prompt = {name: _means(values, k) for name, values in columns.items()}
+    length = baseline.common_length if baseline else None
+    numbers = take_numbers(samples, task, policy, reference, length)
+    per_prompt, across, tokens = dict(numbers.per_prompt), numbers.across, numbers.tokens
     metrics: dict[str, dict[str, float | None]] = {}
     if tokens.kl is not None:
         metrics["kl_token"] = _value(kl.kl_token(tokens.kl, samples.response_mask, k).value)
-        per_prompt["kl_seq"] = kl.prompt_sums(tokens.kl, samples.response_mask, k)
     if tokens.entropy is not None:
-        mask = samples.response_mask
-        metrics["entropy_token"] = _value(kl.entropy_token(tokens.entropy, mask, k).value)
-        per_prompt["entropy_seq"] = kl.prompt_sums(tokens.entropy, mask, k)
-    if TOXICITY in columns:
-        scores = columns[TOXICITY].reshape(-1, k)
-        highest = toxicity.max_toxicity(scores)
-        per_prompt["expected_max_toxicity"] = highest
-        per_prompt["toxicity_probability"] = (highest > 0.5).astype(float)
-
-    if k > 1:
-        per_prompt["duplicate_rate"] = sets.per_prompt(
-            responses.duplicate_rate, samples.completions, k
-        )
-    modes = task.modes(samples.prompts, samples.completions, **samples.columns)
-    if modes is not None:
-        metrics |= _mode_metrics(modes)
-    ids = token_lists(samples.completions, reference)
-    length = baseline.common_length if baseline else max(1, int(np.median([len(i) for i in ids])))
-    inside, across = diversity_columns(sets.cut(ids, length), samples, reference, modes)
-    per_prompt |= inside
+        value = kl.entropy_token(tokens.entropy, samples.response_mask, k).value
+        metrics["entropy_token"] = _value(value)
+    if numbers.modes is not None:
+        metrics |= _mode_metrics(numbers.modes)
     if baseline is not None and baseline.pool is not None:
         per_prompt |= _frontier(per_prompt, baseline, kl_estimates, k, len(reference.tokenizer))
     metrics |= {ACROSS + name: _value(value) for name, value in across.items()}
     prompts = pd.DataFrame(per_prompt | (exact or {}))
     if baseline is not None:
-        for name in inside:
+        for name in (n for n in numbers.per_prompt if n.startswith(DIVERSITY)):
             prompts[BASELINE + name.removeprefix(DIVERSITY)] = baseline.prompts[name].to_numpy()
         metrics |= _across_losses(across, baseline.across)
     metrics |= {name: _value(value) for name, value in (kl_estimates or {}).items()}
     metrics |= {n: _bounded(i) for n, i in intervals([prompts]).items()}
-    table = _sample_table(samples, columns, tokens, modes)
-    return Measured(metrics, prompts, table, across, length)
+    table = _sample_table(samples, numbers.columns, tokens, numbers.modes)
+    return Measured(metrics, prompts, table, tokens, across, numbers.common_length)
+
+
+@dataclass
+class Numbers:
+    """What samples are, before any comparison.
+
+    Attributes:
+        columns: one number per response [B], by name.
+        per_prompt: one number per prompt [N], by name; per-input diversity among them.
+        across: across-input diversity by metric.
+        tokens: one number per token.
+        modes: the world's voice of each response, or None.
+        common_length: tokens that responses were cut to for diversity.
+    """
+
+    columns: dict[str, np.ndarray]
+    per_prompt: dict[str, np.ndarray]
+    across: dict[str, float]
+    tokens: Likelihoods
+    modes: list[str] | None
+    common_length: int
+
+
+def take_numbers(
+    samples: Rollout, task: Task, policy: Policy | None, reference: Policy, length: int | None
+) -> Numbers:
+    """Scores samples and takes their KL, entropy, lengths and diversity, as `measure` says.
+
+    Args:
+        samples: B = N * K responses.
+        task: scores them.
+        policy: what they were drawn from; None where no policy is.
+        reference: KL is measured against it.
+        length: tokens that responses are cut to for diversity; their median by default.
+    """
+    k, mask = samples.samples_per_prompt, samples.response_mask
+    columns = _scores(samples, task)
+    tokens = _likelihoods(samples, policy, reference)
+    per_prompt = {name: _means(values, k) for name, values in columns.items()}
+    if tokens.kl is not None:
+        per_prompt["kl_seq"] = kl.prompt_sums(tokens.kl, mask, k)
+    if tokens.entropy is not None:
+        per_prompt["entropy_seq"] = kl.prompt_sums(tokens.entropy, mask, k)
+    if TOXICITY in columns:
+        highest = toxicity.max_toxicity(columns[TOXICITY].reshape(-1, k))
+        per_prompt["expected_max_toxicity"] = highest
+        per_prompt["toxicity_probability"] = (highest > 0.5).astype(float)
+    if k > 1:
+        rate = sets.per_prompt(responses.duplicate_rate, samples.completions, k)
+        per_prompt["duplicate_rate"] = rate
+    modes = task.modes(samples.prompts, samples.completions, **samples.columns)
+    ids = token_lists(samples.completions, reference)
+    common = max(1, int(np.median([len(i) for i in ids]))) if length is None else length
+    inside, across = diversity_columns(sets.cut(ids, common), samples, reference, modes)
+    return Numbers(columns, per_prompt | inside, across, tokens, modes, common)
 
 
 def _frontier(
@@ -177,7 +221,7 @@ def _frontier(
     if spent is None:
         return {}
     metrics: dict[str, Callable[[Sequence[Sequence[int]]], float]] = {
-        HEADLINE: partial(_of_tokens, TOKEN_METRICS[HEADLINE], vocabulary)
+        HEADLINE: partial(of_tokens, TOKEN_METRICS[HEADLINE], vocabulary)
     }
     return baseline.pool.columns(float(spent), k, metrics, baseline.common_length)
 
@@ -211,20 +255,19 @@ def _scores(samples: Rollout, task: Task) -> dict[str, np.ndarray]:
 
 
 @dataclass
-class _Likelihoods:
+class Likelihoods:
     """Per-token numbers [B, T] of the samples, nats; None where no policy can tell."""
 
     reference_logprobs: Tensor
     policy_logprobs: Tensor | None = None
     kl: Tensor | None = None
     entropy: Tensor | None = None
+    sampling_logprobs: Tensor | None = None
 
 
 @torch.no_grad()
-def _likelihoods(samples: Rollout, policy: Policy | None, reference: Policy) -> _Likelihoods:
-    parts: dict[str, list[Tensor]] = {
-        name: [] for name in ("reference_logprobs", "policy_logprobs", "kl", "entropy")
-    }
+def _likelihoods(samples: Rollout, policy: Policy | None, reference: Policy) -> Likelihoods:
+    parts: dict[str, list[Tensor]] = {f.name: [] for f in fields(Likelihoods)}
     for rows in reference.chunks(samples):
         chunk = samples.select(rows)
         ids = chunk.response_ids[chunk.response_mask].unsqueeze(-1)
@@ -235,10 +278,11 @@ def _likelihoods(samples: Rollout, policy: Policy | None, reference: Policy) -> 
         raw = base if policy is reference else _log_softmax(policy, chunk)
         drawn = sampling_distribution(raw, samples.sampling)
         parts["policy_logprobs"].append(raw.gather(-1, ids)[:, 0])
+        parts["sampling_logprobs"].append(drawn.gather(-1, ids)[:, 0])
         parts["kl"].append(full_kl(drawn, base).clamp_min(0))
         parts["entropy"].append(entropy(drawn))
     mask = samples.response_mask
-    return _Likelihoods(
+    return Likelihoods(
         **{
             name: torch.zeros(mask.shape).masked_scatter(mask, torch.cat(pieces))
             for name, pieces in parts.items()
@@ -272,7 +316,7 @@ def diversity_columns(
     k, vocabulary = samples.samples_per_prompt, len(reference.tokenizer)
     embeddings = reference.embed(samples).numpy()
     kinds: list[tuple[str, Callable[[Any], float], Any]] = []
-    kinds += [(name, partial(_of_tokens, m, vocabulary), ids) for name, m in TOKEN_METRICS.items()]
+    kinds += [(name, partial(of_tokens, m, vocabulary), ids) for name, m in TOKEN_METRICS.items()]
     kinds += [(name, metric, embeddings) for name, metric in EMBEDDING_METRICS.items()]
     if modes is not None:
         kinds.append(("mode_entropy", lambda m: responses.mode_coverage(m).entropy, modes))
@@ -286,7 +330,8 @@ def diversity_columns(
     return inside, across
 
 
-def _of_tokens(metric: TokenMetric, vocabulary: int, texts: Sequence[Sequence[int]]) -> float:
+def of_tokens(metric: TokenMetric, vocabulary: int, texts: Sequence[Sequence[int]]) -> float:
+    """Returns a metric of token lists, its arguments in the order that `partial` wants."""
     return metric(texts, vocabulary)
 
 
@@ -310,7 +355,7 @@ def _across_losses(
 def _sample_table(
     samples: Rollout,
     columns: dict[str, np.ndarray],
-    tokens: _Likelihoods,
+    tokens: Likelihoods,
     modes: list[str] | None,
 ) -> pd.DataFrame:
     """Returns one row per response, enough to compute new metrics without running again."""

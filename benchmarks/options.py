@@ -15,6 +15,12 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, such as tokens=1000000; may repeat.")
 ]
 
+ONE_THREAD = {
+    f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")
+}
+"""The environment of a benchmark's processes: numbers must not depend on how many cores are free,
+and libraries that count the cores would take all of them for every job."""
+
 
 def one_task(task: str, data: list[str] | None) -> Spec:
     """Returns a task from its option, with the data that another names."""

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-PROBE_EVERY = 5
-"""Training steps from one exact look at a policy to the next, where it can be enumerated."""
+    from textgym.benchmarks.tracking import Tracker
+
+Look = Callable[[int], dict[str, float]]
+"""Looks at an agent in training, given how many rows it has logged; returns what it saw, if it
+looked at all."""
 
 
 class CountedTask(Task):
@@ -81,18 +84,22 @@ class Curve:
 
     Attributes:
         rows: what was logged.
-        probe: looks at the policy in training; its numbers join every `PROBE_EVERY`th row.
+        look: called on every row; what it saw joins the row.
+        tracker: is told of every row.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
-    probe: Callable[[], dict[str, float]] | None = None
+    look: Look | None = None
+    tracker: Tracker | None = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Keeps one row; a Log as agents expect it."""
         row = {"step": step, **{k: float(v) for k, v in metrics.items()}}
-        if self.probe is not None and len(self.rows) % PROBE_EVERY == 0:
-            row |= self.probe()
+        if self.look is not None:
+            row |= self.look(len(self.rows) + 1)
         self.rows.append(row)
+        if self.tracker is not None:
+            self.tracker.log(step, {name: row[name] for name in row if name != "step"})
 
     def frame(self) -> pd.DataFrame:
         """Returns the rows as a table with at least the column `step`."""

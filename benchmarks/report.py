@@ -120,7 +120,7 @@ def notes(table: pd.DataFrame) -> list[str]:
         )
     if any("~" in cell for cells in cells_of(finished, shown_columns(finished)) for cell in cells):
         lines.append("~ is the agent's own estimate: no policy scores its samples.")
-    return [*lines, *_differences(finished), *_failures(table)]
+    return [*lines, *_differences(finished), *_warnings(finished), *_failures(table)]
 
 
 def _count(number: int, noun: str) -> str:
@@ -155,6 +155,14 @@ def _differences(finished: pd.DataFrame) -> list[str]:
         for name, values in found
         if len(values) > 1
     ]
+
+
+def _warnings(finished: pd.DataFrame) -> list[str]:
+    """Returns a line for each agent whose health checks fired; docs/health.md explains them."""
+    if "warnings" not in finished:
+        return []
+    rows = rows_of(finished[finished["warnings"].notna()])
+    return [f"! {row['agent']}: {row['warnings']}" for row in rows]
 
 
 def _failures(table: pd.DataFrame) -> list[str]:

@@ -51,12 +51,17 @@ class Evaluation:
         split: which split the prompts come from.
         frontier_samples: M, further samples of the reference for every prompt, from which the best
             reward that is reachable at each KL is estimated, up to log M nats; 0 leaves it out.
+        checkpoint_prompts: how many of the prompts are asked while an agent trains, after 2, 4, 8,
+            ... logged steps and at the end; 0 leaves checkpoints out.
+        checkpoint_samples: samples per prompt at a checkpoint.
     """
 
     prompts: int = 64
     samples_per_prompt: int | None = None
     split: str = "test"
     frontier_samples: int = 64
+    checkpoint_prompts: int = 0
+    checkpoint_samples: int = 8
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
@@ -65,6 +70,13 @@ class Evaluation:
             raise ConfigError(f"samples_per_prompt must be >= 1, got {self.samples_per_prompt}")
         if self.frontier_samples < 0:
             raise ConfigError(f"frontier_samples must be >= 0, got {self.frontier_samples}")
+        if self.checkpoint_prompts < 0:
+            raise ConfigError(f"checkpoint_prompts must be >= 0, got {self.checkpoint_prompts}")
+        if self.checkpoint_samples < 2:
+            raise ConfigError(
+                f"checkpoint_samples must be >= 2, a set of one has no diversity; "
+                f"got {self.checkpoint_samples}"
+            )
 
 
 @dataclass(frozen=True)
@@ -313,7 +325,7 @@ def part_names(name: str, tasks: str | None = None) -> dict[str, str]:
     """Returns the suites that a suite stands for: itself, or its parts by the folder of each.
 
     >>> part_names("algorithms")
-    {'world': 'algorithms-world', 'oracle': 'algorithms-oracle'}
+    {'core': 'core', 'oracle': 'algorithms-oracle'}
 
     Raises:
         UnknownNameError: no such suite.

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import torch
 
 from textgym.agents import AGENTS
 from textgym.agents.base import Agent, Setup, make_config
-from textgym.benchmarks.cell import RESULT, Cell, read_json, whole_directory, write_json
-from textgym.benchmarks.measure import Baseline, measure, token_lists
+from textgym.benchmarks import pools
+from textgym.benchmarks.cell import LEAN, RESULT, Cell, read_json, whole_directory, write_json
+from textgym.benchmarks.checkpoints import kept
+from textgym.benchmarks.locks import make_once
+from textgym.benchmarks.measure import Baseline, measure, take_numbers, token_lists
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.recording import Curve
 from textgym.benchmarks.suite import Evaluation, Spec, folder_name
+from textgym.benchmarks.tracking import Tracking
 from textgym.errors import DataError, PluginError
 from textgym.models.lora import adapted
 from textgym.models.policy import Policy, load_policy
@@ -24,15 +31,17 @@ from textgym.models.precision import AUTO, describe
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.tasks import TASKS, load_task
-from textgym.tasks.base import Task
+from textgym.tasks.base import Task, checked_rewards
 from textgym.tasks.oracle.base import OracleTask
 from textgym.types import Budget
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-POOL = "pool.parquet"
-
+POOL, SAMPLES, START = "pool.parquet", "samples.parquet", "start.parquet"
+START_SETS = 8
+"""Sets of samples of the reference, where an agent at a checkpoint has one: the reference's noise
+would be in every agent's loss."""
 SFT_SEED = 0
 """The reference is trained with this seed, whatever the cell's: it is part of the question."""
 
@@ -101,10 +110,12 @@ def reference_pool(
     )
     rewards = score(samples, task).rewards
     assert rewards is not None, "score() sets them"
-    return ReferencePool(
-        rewards.double().numpy().reshape(len(rows), -1),
-        token_lists(samples.completions, reference),
-    )
+    shape, gold = (len(rows), samples_per_prompt), None
+    if task.has_gold:
+        values = task.gold(samples.prompts, samples.completions, **samples.columns)
+        gold = np.array(checked_rewards(values, len(samples), f"{task.name} gold")).reshape(shape)
+    ids = token_lists(samples.completions, reference)
+    return ReferencePool(rewards.double().numpy().reshape(shape), ids, gold)
 
 
 class Workbench:
@@ -112,10 +123,12 @@ class Workbench:
 
     Attributes:
         out: the results folder; references are kept under `out/references`.
+        tracking: who is told of the cells' training; no number depends on it.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, tracking: Tracking | None = None) -> None:
         self.out = out
+        self.tracking = tracking or Tracking()
         self._tasks: dict[str, Task] = {}
         self._policies: dict[tuple[str, str], Policy] = {}
 
@@ -162,60 +175,103 @@ class Workbench:
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         return self.out / "references" / f"{folder_name(cell.task.label)}-{digest}"
 
-    def reference(self, cell: Cell) -> Policy:
-        """Returns the reference policy: fine-tuned and saved on first use, then loaded."""
+    def reference(self, cell: Cell, *, wait: bool = True) -> Policy:
+        """Returns the reference policy: fine-tuned and saved on first use, then loaded.
+
+        Raises: BusyError when another process is making it, and `wait` is False.
+        """
         if cell.reference == "pretrained":
             return self.pretrained(cell)
         folder = self.reference_folder(cell) / "policy"
-        if not folder.is_dir():
-            pretrained = self.pretrained(cell)
-            agent = make_agent(Spec("sft", cell.sft))
-            curve, streams = Curve(), Streams(SFT_SEED)
-            agent.train(
-                Setup(
-                    task=self.task(cell.task, cell.model),
-                    policy=self.trainable(pretrained, cell, streams),
-                    reference=pretrained,
-                    budget=Budget(0),
-                    streams=streams,
-                    log=curve,
-                )
-            )
-            if agent.policy is None:
-                raise PluginError("agent 'sft' trained no policy to serve as the reference")
-            with whole_directory(folder) as temporary:
-                # Weights can be made again; what git keeps of a results folder is the numbers.
-                (self.out / "references" / ".gitignore").write_text("*\n")
-                agent.policy.save(temporary)
-                curve.frame().to_parquet(temporary / "curve.parquet", index=False)
+        make = partial(self._train_reference, cell, folder)
+        make_once(self.out, folder, make, wait=wait)
         return self.policy(str(folder), cell.precision)
 
-    def baseline(self, cell: Cell) -> Baseline:
+    def _train_reference(self, cell: Cell, folder: Path) -> None:
+        pretrained = self.pretrained(cell)
+        agent = make_agent(Spec("sft", cell.sft))
+        curve, streams = Curve(), Streams(SFT_SEED)
+        agent.train(
+            Setup(
+                task=self.task(cell.task, cell.model),
+                policy=self.trainable(pretrained, cell, streams),
+                reference=pretrained,
+                budget=Budget(0),
+                streams=streams,
+                log=curve,
+            )
+        )
+        if agent.policy is None:
+            raise PluginError("agent 'sft' trained no policy to serve as the reference")
+        with whole_directory(folder) as temporary:
+            # Weights can be made again; what git keeps of a results folder is the numbers.
+            (self.out / "references" / ".gitignore").write_text("*\n")
+            agent.policy.save(temporary)
+            curve.frame().to_parquet(temporary / "curve.parquet", index=False)
+
+    def baseline(self, cell: Cell, *, wait: bool = True) -> Baseline:
         """Returns what agents are held against on the cell's prompts, measured once per seed.
 
         The reference's diversity, and where responses cannot be enumerated a pool of samples for
         the reachable frontier. They come from streams of their own, so that the `reference`
-        agent's diversity loss is a control: the interval must hold zero.
+        agent's diversity loss is a control: the interval must hold zero. What the pool tells
+        without its texts goes into `out/pools`, for later reports.
+
+        Raises: BusyError when another process is making it, and `wait` is False.
         """
-        task, reference, e = self.task(cell.task, cell.model), self.reference(cell), cell.evaluation
+        task, e = self.task(cell.task, cell.model), cell.evaluation
+        self.reference(cell, wait=wait)
         k = samples_per_prompt(task, e)
         m = 0 if isinstance(task, OracleTask) else e.frontier_samples
+        looks = 0 if isinstance(task, OracleTask) else e.checkpoint_prompts
         name = f"seed-{cell.seed}-{e.split}-{e.prompts}x{k}+{m}"
+        name += f"+{looks}x{e.checkpoint_samples}" if looks else ""
         folder = self.reference_folder(cell) / name
-        if not folder.is_dir():
-            rows, streams = evaluation_rows(task, e, cell.seed), Streams(cell.seed)
-            generator = streams.torch("reference-evaluation")
-            samples = rollout(reference, task, rows, samples_per_prompt=k, generator=generator)
-            measured = measure(samples, task, reference, reference).baseline()
-            pool = reference_pool(reference, task, rows, m, streams) if m else None
-            with whole_directory(folder) as temporary:
-                measured.prompts.to_parquet(temporary / "prompts.parquet", index=False)
-                if pool is not None:
-                    pool.save(temporary / POOL)
-                write_json(
-                    temporary / RESULT,
-                    {"across": measured.across, "common_length": measured.common_length},
-                )
+        make = partial(self._measure_reference, cell, folder, k, m, looks)
+        make_once(self.out, folder, make, wait=wait)
         pool = ReferencePool.load(folder / POOL) if (folder / POOL).is_file() else None
+        start = pd.read_parquet(folder / START) if looks else None
         prompts = pd.read_parquet(folder / "prompts.parquet")
-        return Baseline(prompts, pool=pool, **read_json(folder / RESULT))
+        return Baseline(prompts, pool=pool, start=start, **read_json(folder / RESULT))
+
+    def _measure_reference(self, cell: Cell, folder: Path, k: int, m: int, looks: int) -> None:
+        task, reference, e = self.task(cell.task, cell.model), self.reference(cell), cell.evaluation
+        rows, streams = evaluation_rows(task, e, cell.seed), Streams(cell.seed)
+        generator = streams.torch("reference-evaluation")
+        samples = rollout(reference, task, rows, samples_per_prompt=k, generator=generator)
+        seen = measure(samples, task, reference, reference)
+        measured = seen.baseline()
+        pool = reference_pool(reference, task, rows, m, streams) if m else None
+        scores = pools.pool_file(self.out, cell)
+        if pool is not None:
+            pools.save_pool(pool, scores, k, measured.common_length, reference)
+        with whole_directory(folder) as temporary:
+            measured.prompts.to_parquet(temporary / "prompts.parquet", index=False)
+            seen.samples.to_parquet(temporary / SAMPLES, index=False, **LEAN)  # to score them later
+            if pool is not None:
+                pool.save(temporary / POOL)
+            if looks:
+                start = self._start(cell, looks, measured.common_length)
+                start.to_parquet(temporary / START, index=False)
+                pools.write(start, pools.beside(scores, pools.START))
+            write_json(
+                temporary / RESULT,
+                {"across": measured.across, "common_length": measured.common_length},
+            )
+
+    def _start(self, cell: Cell, prompts: int, common_length: int) -> pd.DataFrame:
+        """Returns the reference's numbers on the prompts of a checkpoint, one row each."""
+        task, reference = self.task(cell.task, cell.model), self.reference(cell)
+        k = cell.evaluation.checkpoint_samples
+        rows = evaluation_rows(task, cell.evaluation, cell.seed)
+        samples = rollout(
+            reference,
+            task,
+            rows.select(range(min(prompts, len(rows)))),
+            samples_per_prompt=START_SETS * k,
+            generator=Streams(cell.seed).torch("reference-checkpoint"),
+        )
+        sets = samples.select(torch.arange(len(samples)), samples_per_prompt=k)
+        numbers = take_numbers(sets, task, reference, reference, common_length).per_prompt
+        means = {name: v.reshape(-1, START_SETS).mean(axis=1) for name, v in numbers.items()}
+        return kept(pd.DataFrame(means))

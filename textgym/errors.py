@@ -70,3 +70,16 @@ class StoreError(TextGymError, OSError):
 
 class ResultsError(TextGymError, OSError):
     """A results folder that cannot be read or written."""
+
+
+class BusyError(TextGymError, RuntimeError):
+    """Something that another process is making at this moment."""
+
+
+class ProcessDiedError(TextGymError, RuntimeError):
+    """A job whose process was killed or ended itself before the job was done."""
+
+    @property
+    def cause(self) -> str:
+        """What became of the process."""
+        return str(self)

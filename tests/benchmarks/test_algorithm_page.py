@@ -38,8 +38,8 @@ ORACLE = {
 
 @pytest.fixture
 def results(tmp_path):
-    for part, columns in {"world": WORLD, "oracle": ORACLE}.items():
-        (tmp_path / part).mkdir()
+    for part, columns in {"core": WORLD, "algorithms/oracle": ORACLE}.items():
+        (tmp_path / part).mkdir(parents=True)
         pd.DataFrame(columns).to_csv(tmp_path / part / "leaderboard.csv", index=False)
     return tmp_path
 
@@ -118,7 +118,7 @@ def test_the_figures_are_drawn(results):
 
 def test_a_dot_stands_at_its_number_in_its_familys_colour():
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    kinds = algorithm_figures.families(load_suite("algorithms-world"))
+    kinds = algorithm_figures.families(load_suite("core"))
     figure = algorithm_figures.trade(pd.DataFrame(WORLD), kinds)
     gold = figure.axes[0]
     assert [text.get_text() for text in gold.get_yticklabels()] == ["best of 4", "ppo"]

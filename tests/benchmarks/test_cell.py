@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,12 +12,15 @@ import pytest
 from textgym.benchmarks.cell import (
     OWN_MODEL,
     Cell,
+    read_json,
     require_writable,
     sweep,
     whole_directory,
     write_cell,
     write_error,
+    write_json,
 )
+from textgym.benchmarks.locks import held
 from textgym.benchmarks.suite import PRECISIONS, Evaluation, Spec
 from textgym.errors import ResultsError
 
@@ -96,12 +101,59 @@ def test_a_later_success_replaces_an_error(tmp_path):
     assert files(tmp_path / CELL.name) == ["result.json"]
 
 
-def test_sweep_removes_what_a_killed_process_left(tmp_path):
-    left = tmp_path / "summarize" / "ppo" / ".seed-0.123.tmp"
-    left.mkdir(parents=True)
-    (left / "curve.parquet").touch()
-    sweep(tmp_path)
-    assert files(tmp_path) == ["summarize", "summarize/ppo"]
+def test_sweep_removes_what_a_killed_process_left_and_nothing_that_is_being_written(tmp_path):
+    folder = tmp_path / "summarize" / "ppo"
+    left = [folder / ".seed-0.123.tmp", folder / ".seed-2.123-old.tmp"]
+    for path in left:
+        path.mkdir(parents=True)
+        (path / "curve.parquet").touch()
+    (tmp_path / ".suite.json.123.tmp").touch()
+    with held(tmp_path, folder / "seed-1", wait=False), whole_directory(folder / "seed-1") as new:
+        (new / ".result.json.123.tmp").touch()
+        sweep(tmp_path)
+        assert [path.name for path in new.iterdir()] == [".result.json.123.tmp"]
+        (new / ".result.json.123.tmp").unlink()
+    assert files(folder) == ["seed-1"]
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_what_is_replaced_stays_whole_if_its_place_cannot_be_taken(tmp_path, monkeypatch):
+    write_cell(tmp_path / "cell", {"old": True}, {})
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name.endswith(f".{os.getpid()}.tmp"):
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no space"):
+        write_cell(tmp_path / "cell", {"old": False}, {})
+    assert files(tmp_path) == ["cell", "cell/result.json"]
+    assert json.loads((tmp_path / "cell" / "result.json").read_text()) == {"old": True}
+
+
+def test_a_process_number_that_comes_again_finds_its_place_free(tmp_path):
+    (tmp_path / f".cell.{os.getpid()}.tmp" / "half").mkdir(parents=True)
+    write_cell(tmp_path / "cell", {"x": 1}, {})
+    assert files(tmp_path) == ["cell", "cell/result.json"]
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "suite.json"
+    write_json(path, {"cells": ["a"]})
+    with pytest.raises(TypeError):
+        write_json(path, {"cells": {1, 2}})
+    assert read_json(path) == {"cells": ["a"]}
+    assert files(tmp_path) == ["suite.json"]
+
+
+def test_a_failure_counts_from_a_time_on_and_for_the_same_config(tmp_path):
+    assert CELL.failure(tmp_path, 0) is None
+    write_error(tmp_path / CELL.name, {"config": CELL.config, "cause": "loss is nan"})
+    assert CELL.failure(tmp_path, 0) == "loss is nan"
+    assert CELL.failure(tmp_path, time.time() + 60) is None
+    assert dataclasses.replace(CELL, budget=9).failure(tmp_path, 0) is None
 
 
 def test_unwritable_folder(tmp_path):

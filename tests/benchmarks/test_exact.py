@@ -12,9 +12,16 @@ import torch
 from textgym.agents.base import Setup, enumerated, make_config
 from textgym.agents.best_of_n import BestOfN
 from textgym.agents.reference import Human, Reference
-from textgym.benchmarks.exact import best_columns, exact_columns, measure_exactly, oracle, probe
+from textgym.benchmarks.exact import (
+    PROBE_EVERY,
+    best_columns,
+    exact_columns,
+    measure_exactly,
+    oracle,
+    probe,
+)
 from textgym.benchmarks.intervals import intervals
-from textgym.benchmarks.recording import PROBE_EVERY, CountedTask, Curve
+from textgym.benchmarks.recording import CountedTask, Curve
 from textgym.functional import best_of_n_kl
 from textgym.models.policy import load_policy
 from textgym.models.tabular import fit_distribution
@@ -206,7 +213,7 @@ def test_the_policy_in_training_is_looked_at_every_fifth_step(two_modes):
     task, policy = two_modes
     curve = Curve()
     setup = Setup(CountedTask(task), policy.copy(), policy, Budget(0), Streams(0), curve)
-    curve.probe = probe(setup, [""])
+    curve.look = probe(setup, [""])
     curve(0, {"loss": 1.0})
     with torch.no_grad():
         for weights in setup.policy.parameters():

@@ -110,6 +110,19 @@ def test_failed_and_missing_cells_leave_holes(results):
     assert "† sft: seed 2: step 12: loss is nan" in text
 
 
+def test_a_seed_that_was_not_run_marks_its_row_whatever_the_label(results):
+    spec = Spec("sft", label="sft, cold: 1/2")
+    cells = [dataclasses.replace(make_cell("sft", seed), agent=spec) for seed in (0, 1)]
+    store(results, cells[0], gold=[0.4, 0.4])
+    write_json(results / "suite.json", {"cells": [cell.name for cell in cells]})
+    rows = build(read_entries(results)).set_index("agent")
+    assert len(rows) == 4
+    row = rows.loc["sft, cold: 1/2"]
+    assert (row["seeds"], row["failed_seeds"]) == (1, 1)
+    assert row["failures"] == "seed-1 was not run"
+    assert "sft, cold: 1/2 † |" in markdown(rows.reset_index())
+
+
 def test_one_seed_cannot_rank(tmp_path, results):
     warning = "cannot rank algorithms"
     assert warning not in markdown(build(read_entries(results)))

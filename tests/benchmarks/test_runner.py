@@ -252,6 +252,7 @@ def test_ctrl_c_keeps_finished_cells_and_leaves_no_half(plugin, model, tmp_path)
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, "TEXTGYM_TEST_BEGAN": str(began)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
@@ -260,10 +261,11 @@ def test_ctrl_c_keeps_finished_cells_and_leaves_no_half(plugin, model, tmp_path)
         while process.poll() is None and not (began.exists() and finished.exists()):
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
-        shown, _ = process.communicate()
+        shown, complaints = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 130
     assert "run the same command again to go on" in shown
+    assert "Traceback" not in shown + complaints
     assert [p.name for p in out.glob("Letters/*/*")] == ["seed-0"]
     assert list(out.glob("**/.*.tmp")) == []

@@ -119,9 +119,9 @@ def test_a_failed_task_is_no_score(plugin, model):
     ("arguments", "says"),
     [
         (["--suite", "quick"], "suite 'quick' has no search for ppo, "),
-        (["--suite", "algorithms"], "suite 'algorithms' has parts: tune algorithms-world or"),
-        (["--suite", "algorithms-world", "--seed", "1"], "seed 1 is one that suite"),
-        (["--suite", "algorthms-world"], "did you mean 'algorithms-world'"),
+        (["--suite", "algorithms"], "suite 'algorithms' has parts: tune core or"),
+        (["--suite", "core", "--seed", "1"], "seed 1 is one that suite"),
+        (["--suite", "algorthms-oracle"], "did you mean 'algorithms-oracle'"),
     ],
 )
 def test_what_cannot_be_tuned_is_said_in_a_line(arguments, says, tmp_path, capsys):
@@ -136,14 +136,14 @@ def test_what_cannot_be_tuned_is_said_in_a_line(arguments, says, tmp_path, capsy
 
 def test_a_suite_of_parts_stands_for_them():
     assert part_names("quick") == {"": "quick"}
-    assert part_names("algorithms") == {"world": "algorithms-world", "oracle": "algorithms-oracle"}
-    with pytest.raises(ConfigError, match="choose tasks of algorithms-world or algorithms-oracle"):
+    assert part_names("algorithms") == {"core": "core", "oracle": "algorithms-oracle"}
+    with pytest.raises(ConfigError, match="choose tasks of core or algorithms-oracle"):
         part_names("algorithms", tasks="toxicity")
     with pytest.raises(ConfigError, match="has parts, and so no tasks"):
         parse_suite("s", "parts = ['quick']\nagents = ['sft']")
 
 
-@pytest.mark.parametrize("name", ["algorithms-world", "algorithms-oracle"])
+@pytest.mark.parametrize("name", ["core", "algorithms-oracle"])
 def test_every_search_holds_its_agents_defaults(name):
     suite = load_suite(name)
     assert set(suite.search) <= {spec.label for spec in suite.agents}

@@ -30,7 +30,8 @@ class Interval:
         return self.low <= other.high and other.low <= self.high
 
 
-def _interval(estimate: float, resampled: FloatArray, level: float) -> Interval:
+def interval(estimate: float, resampled: FloatArray, level: float = 0.95) -> Interval:
+    """Returns the percentile interval of resamples [R] around an estimate; NaNs are left out."""
     tail = (1 - level) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return Interval(float(estimate), float(low), float(high))
@@ -50,7 +51,7 @@ def _seeds_by_prompts(values: ArrayLike, name: str) -> FloatArray:
     return array
 
 
-def _resampled_sums(
+def resampled_sums(
     columns: FloatArray, generator: np.random.Generator, resamples: int
 ) -> FloatArray:
     """Returns [A, R], sums over R nested resamples of A columns [A, S, N] resampled together.
@@ -92,8 +93,8 @@ def bootstrap_mean(
     known = np.isfinite(x)
     if not known.any():
         raise ValueError("no finite value to average")
-    total, count = _resampled_sums(np.stack([np.where(known, x, 0), known]), generator, resamples)
-    return _interval(x[known].mean(), _ratio(total, count), level)
+    total, count = resampled_sums(np.stack([np.where(known, x, 0), known]), generator, resamples)
+    return interval(x[known].mean(), _ratio(total, count), level)
 
 
 def diversity_loss(
@@ -129,7 +130,7 @@ def diversity_loss(
     if not r.sum() > 0:
         raise ValueError("the reference's diversity must be > 0 to measure a loss against")
     kept, resampled = _bootstrapped_ratio(a, r, generator, resamples)
-    return _interval(1 - kept, 1 - resampled, level)
+    return interval(1 - kept, 1 - resampled, level)
 
 
 def bootstrap_ratio(
@@ -166,14 +167,14 @@ def bootstrap_ratio(
     a, b = _paired(numerator, denominator, "numerator", "denominator")
     if b.sum() == 0:
         raise ValueError("the denominators sum to 0")
-    return _interval(*_bootstrapped_ratio(a, b, generator, resamples), level)
+    return interval(*_bootstrapped_ratio(a, b, generator, resamples), level)
 
 
 def _bootstrapped_ratio(
     a: FloatArray, b: FloatArray, generator: np.random.Generator, resamples: int
 ) -> tuple[float, FloatArray]:
     """Returns `sum(a) / sum(b)` of paired [S, N], and the same of each resample, [R]."""
-    sums_a, sums_b = _resampled_sums(np.stack([a, b]), generator, resamples)
+    sums_a, sums_b = resampled_sums(np.stack([a, b]), generator, resamples)
     return float(a.sum() / b.sum()), _ratio(sums_a, sums_b)
 
 
@@ -240,7 +241,7 @@ def stratified_bootstrap(
     """
     _check(resamples, level)
     x = _seeds_by_prompts(scores, "scores")
-    return _interval(float(statistic(x)), statistic(_stratified(x, generator, resamples)), level)
+    return interval(float(statistic(x)), statistic(_stratified(x, generator, resamples)), level)
 
 
 def _improvement(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -281,7 +282,7 @@ def probability_of_improvement(
     resampled = _improvement(
         _stratified(a, generator, resamples), _stratified(b, generator, resamples)
     )
-    return _interval(float(_improvement(a, b)), resampled, level)
+    return interval(float(_improvement(a, b)), resampled, level)
 
 
 def shared_ranks(intervals: Sequence[Interval], higher_is_better: bool = True) -> list[int]:
