@@ -24,6 +24,8 @@ ERROR = "error.json"
 SUITE = "suite.json"
 TEMPORARY = ".tmp"
 """How the names of half-written files and folders end; they begin with a dot."""
+OLD = "-old"
+"""What stands before that in the name of a whole folder that is about to be replaced."""
 LEAN: dict[str, Any] = {"write_statistics": False, "store_schema": False}
 """Most of a small parquet file is what describes it."""
 OWN_MODEL = "the task's own"
@@ -136,7 +138,7 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     Whenever the process or the machine stops, the place holds all of the old, all of the new or
     nothing. The caller holds the place's lock where other processes may write it.
     """
-    temporary, old = _beside(directory), _beside(directory, "-old")
+    temporary, old = _beside(directory), _beside(directory, OLD)
     _remove(temporary)  # process numbers come again
     temporary.mkdir(parents=True)
     try:
@@ -186,15 +188,33 @@ def sweep(out: Path) -> None:
             if name.endswith(TEMPORARY):
                 target = Path(folder) / name[1:].rsplit(".", 2)[0]
                 with suppress(BusyError), held(out, target, wait=False):
-                    _remove(Path(folder) / name)
+                    _clear(Path(folder) / name, target)
+
+
+def _clear(left: Path, target: Path) -> None:
+    """Removes what a killed process has left, or puts it back if nothing has taken its place."""
+    if left.name.endswith(f"{OLD}{TEMPORARY}") and not target.exists():
+        left.rename(target)
+    else:
+        _remove(left)
 
 
 def write_cell(directory: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
     """Writes `result.json` and one parquet file per table, all or nothing."""
     with whole_directory(directory) as temporary:
         for name, table in tables.items():
-            table.to_parquet(temporary / f"{name}.parquet", index=False, **LEAN)
+            write_table(table, temporary / f"{name}.parquet")
         write_json(temporary / RESULT, result)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes a parquet file as small as it can be: hundreds of cells are kept.
+
+    Numbers are in single precision, which is more than any of them is known to.
+    """
+    floats = {name: "float32" for name, kind in table.dtypes.items() if kind == "float64"}
+    repeats = "object" in table.dtypes.astype(str).to_list()  # texts do, measurements do not
+    table.astype(floats).to_parquet(path, index=False, use_dictionary=repeats, **LEAN)
 
 
 def write_error(directory: Path, error: dict[str, Any]) -> None:

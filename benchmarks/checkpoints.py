@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from textgym.benchmarks.intervals import DIVERSITY
-from textgym.benchmarks.measure import HEADLINE, take_numbers
+from textgym.benchmarks.measure import HEADLINE
+from textgym.benchmarks.sample_numbers import take_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,7 +12,7 @@ import typer
 from textgym.benchmarks.feedback_cli import feedback_app, label, reward_app, study
 from textgym.benchmarks.options import ONE_THREAD, Seed, Settings, Task, one_task, options
 from textgym.benchmarks.plugin_cli import check_app, new_app
-from textgym.benchmarks.results_cli import report
+from textgym.benchmarks.results_cli import report, rescore
 from textgym.errors import TextGymError
 
 app = typer.Typer(
@@ -270,6 +270,7 @@ def pretrain_reward(
 app.command()(label)
 app.command()(study)
 app.command()(report)
+app.command()(rescore)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(reward_app, name="reward")
 app.add_typer(new_app, name="new")

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from textgym.benchmarks import report
+from textgym.benchmarks import report, trade_off_tables
 from textgym.benchmarks.cell import OWN_MODEL, SUITE, cells, require_writable, write_json
 from textgym.benchmarks.experiment import Outcome
 from textgym.benchmarks.leaderboard import build, read_entries
@@ -118,11 +118,15 @@ def _cost(outcomes: list[Outcome], seconds: float) -> str:
 
 def leaderboard(folder: Path, write: bool) -> None:
     """Prints the leaderboard of a results folder and writes it beside the results."""
-    table = build(read_entries(folder))
+    entries, console = read_entries(folder), report.terminal()
+    table = build(entries)
+    report.print_table(table, console)
     if write:
         require_writable(folder)
         report.write(table, folder)
-    report.print_table(table, report.terminal())
+        if trade_off_tables.write(folder, entries):
+            line = f"diversity at matched KL and reward: {folder / trade_off_tables.FOLDER}"
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def sample(

@@ -17,6 +17,7 @@ from textgym.benchmarks.cell import Cell, write_cell, write_error
 from textgym.benchmarks.checkpoints import CHECKPOINT, CHECKPOINTS, Checkpoints, is_due
 from textgym.benchmarks.exact import measure_exactly, probe
 from textgym.benchmarks.health import gather, health
+from textgym.benchmarks.health_checks import fired
 from textgym.benchmarks.measure import measure
 from textgym.benchmarks.provenance import commit, machine, peak_memory, versions
 from textgym.benchmarks.recording import CountedTask, Curve
@@ -78,8 +79,7 @@ def run_cell(bench: Workbench, cell: Cell) -> Outcome:
     result["seconds"]["total"] = seconds = time.perf_counter() - start
     result["peak_memory"] = memory = peak_memory()
     write_cell(bench.out / cell.name, result, tables)
-    warnings = [record["check"] for record in result["health"]]
-    return Outcome(cell.name, result["metrics"], seconds, memory=memory, warnings=warnings)
+    return Outcome(cell.name, result["metrics"], seconds, memory=memory, warnings=fired(result))
 
 
 def record_failure(out: Path, cell: Cell, error: BaseException, seconds: float) -> Outcome:

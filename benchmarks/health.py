@@ -115,8 +115,8 @@ def gather(
             (tokens.policy_logprobs, samples.policy_logprobs),
             (drawn, samples.sampling_logprobs),
         )
-        off = [((scored - carried.cpu()).exp() - 1).abs() for scored, carried in pairs]
-        deviations = torch.maximum(*off)[mask].double().numpy()
+        off = [((a - b.cpu()).exp() - 1).abs() for a, b in pairs if a.shape == b.shape]
+        deviations = torch.stack(off).amax(0)[mask].double().numpy() if off else None
     return Evidence(
         curve=curve,
         prompts=measured.prompts,

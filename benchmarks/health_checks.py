@@ -133,13 +133,18 @@ def markdown() -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
+def fired(result: dict[str, Any]) -> list[str]:
+    """Returns the names of the checks that fired in a cell, by its `result.json`."""
+    return [record["check"] for record in result.get("health", ())]
+
+
 def warnings(results: Iterable[dict[str, Any]]) -> str:
     """Returns what fired in the results of one agent's seeds, such as `ratio (seeds 0, 2)`."""
     seeds: dict[str, list[int]] = {}
     for result in results:
-        for record in result.get("health", ()):
-            seeds.setdefault(record["check"], []).append(result["seed"])
+        for check in fired(result):
+            seeds.setdefault(check, []).append(result["seed"])
     return "; ".join(
-        f"{check} (seed{'s' if len(found) > 1 else ''} {', '.join(map(str, found))})"
-        for check, found in seeds.items()
+        f"{check} (seed{'s' if len(which) > 1 else ''} {', '.join(map(str, which))})"
+        for check, which in seeds.items()
     )

@@ -167,7 +167,7 @@ def diverging(curve: pd.DataFrame) -> Finding | None:
     bound = WORSE_VALUE_GROWTH if useless else VALUE_GROWTH
     first, middle, last = (float(np.median(third)) for third in thirds)
     lowest = min(first, middle)
-    if not last > bound * lowest:
+    if lowest < 0 or not last > bound * lowest:
         return None
     growth = last / lowest if lowest > 0 else np.inf
     return Finding(growth, bound, f"from {lowest:.3g} to {last:.3g}, {growth:.3g} times")

@@ -14,6 +14,7 @@ from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
 from textgym.benchmarks.exact import REGRET
 from textgym.benchmarks.health_checks import warnings
 from textgym.benchmarks.intervals import intervals
+from textgym.benchmarks.rescoring.records import holes, marks
 from textgym.errors import ResultsError
 from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
 
@@ -21,6 +22,8 @@ SETTINGS = ("model", "reference", "budget", "precision", "lora", "prompts")
 """What a fair comparison holds equal in all rows of a task."""
 ALL_TASKS = "all tasks"
 """The table that sums up the others."""
+SUMMED = (REGRET, "gold")
+"""What several tasks are summed up by, the first that more than one of them has."""
 ORDER = (("regret", False), ("gold", True), ("reward", True))
 """What a task is ranked by, the first that it has, and whether more is better."""
 
@@ -53,8 +56,8 @@ def read_entries(out: Path) -> list[Entry]:
     entries: dict[tuple[str, str], Entry] = {}
     for folder in _cell_folders(out):
         found = folder / (RESULT if (folder / RESULT).is_file() else ERROR)
-        *names, seed = folder.relative_to(out).parts
-        entry = entries.setdefault((names[0], names[1]), Entry(*names))
+        task, agent, seed = folder.relative_to(out).parts
+        entry = entries.setdefault((task, agent), Entry(task, agent))
         if not found.is_file():
             entry.failures.append(f"{seed} was not run")
             continue
@@ -88,8 +91,8 @@ def build(entries: Iterable[Entry]) -> pd.DataFrame:
     `budget_used`, then every metric, with `METRIC_low` and `METRIC_high` where its interval can
     be computed: a 95% bootstrap over prompts nested in seeds. Diversity losses are paired by
     prompt. `warnings` names the health checks that fired, if any did. Rows are ordered by `ORDER`,
-    best first, and share a rank while their intervals overlap. Tasks with regret are summed up in a
-    further table, `ALL_TASKS`.
+    best first, and share a rank while their intervals overlap. Several tasks with one kind of score
+    are summed up in a further table, `ALL_TASKS`.
     """
     entries = list(entries)
     rows = []
@@ -134,42 +137,67 @@ def _summary(entry: Entry) -> dict[str, Any]:
         known = [value for value in found if value is not None]
         if name not in row and known:
             row[name] = float(np.mean(known))
-    return row
+    for name in holes(results):
+        for column in (name, f"{name}_low", f"{name}_high"):
+            row.pop(column, None)
+    return row | marks(results)
 
 
 def _all_tasks(entries: list[Entry]) -> list[dict[str, Any]]:
-    """Returns one row per agent that sums up the tasks with regret, if there are several.
+    """Returns one row per agent that sums up the tasks, if several can be summed up.
 
-    `regret` is the interquartile mean over seeds and tasks, its interval a bootstrap over seeds
-    within each task; `regret_mean` the plain mean. An agent that lacks a task has no numbers.
+    The score is the regret of the tasks that have one, else gold, which lies in [0, 1]: its
+    interquartile mean over seeds and tasks, with a bootstrap over seeds within each task, and
+    under `SCORE_mean` the plain mean. An agent that lacks a task has no numbers; one seed leaves
+    nothing to resample, and so no table.
     """
+    for score in SUMMED:
+        found = scores_by_seed(entries, score)
+        tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
+        seeds = max((len(v) for scores in found.values() for v in scores.values()), default=0)
+        if len(tasks) > 1 and seeds > 1:
+            return [_over_tasks(agent, found, tasks, score) for agent in found]
+    return []
+
+
+def scores_by_seed(entries: Iterable[Entry], score: str) -> dict[str, dict[str, list[float]]]:
+    """Returns each agent's mean score on each task by seed, where the task has such a score."""
     found: dict[str, dict[str, list[float]]] = {}
     for entry in entries:
-        seeds = [float(t[REGRET].mean()) for t in entry.prompts if REGRET in t]
+        seeds = [float(table[score].mean()) for table in entry.prompts if score in table]
         if seeds:
             found.setdefault(entry.agent, {})[entry.task] = seeds
-    tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
-    if len(tasks) < 2:
-        return []
-    seeds_run = max(len(seeds) for scores in found.values() for seeds in scores.values())
-    rows = []
-    for agent, scores in found.items():
-        missing = [t for t in tasks if len(scores.get(t, ())) < seeds_run]
-        row: dict[str, Any] = {
-            "task": ALL_TASKS,
-            "agent": agent,
-            "tasks": len(tasks),
-            "seeds": 0 if missing else seeds_run,
-            "failed_seeds": len(missing),
-            "failures": f"seeds are missing on {', '.join(missing)}" if missing else "",
-        }
-        if not missing:
-            matrix = np.array([scores[task] for task in tasks]).T
-            interval = stratified_bootstrap(matrix, np.random.default_rng(0))
-            row |= {"regret": interval.estimate, "regret_mean": float(matrix.mean())}
-            row |= {"regret_low": interval.low, "regret_high": interval.high}
-        rows.append(row)
-    return rows
+    return found
+
+
+def score_matrix(
+    scores: dict[str, list[float]], tasks: Iterable[str], seeds: int
+) -> np.ndarray | None:
+    """Returns [S, M], an agent's scores by seed and task; None where one is missing."""
+    if any(len(scores.get(task, ())) < seeds for task in tasks):
+        return None
+    return np.array([scores[task] for task in tasks]).T
+
+
+def _over_tasks(
+    agent: str, found: dict[str, dict[str, list[float]]], tasks: list[str], score: str
+) -> dict[str, Any]:
+    seeds = max(len(values) for scores in found.values() for values in scores.values())
+    matrix = score_matrix(found[agent], tasks, seeds)
+    missing = [task for task in tasks if len(found[agent].get(task, ())) < seeds]
+    row: dict[str, Any] = {
+        "task": ALL_TASKS,
+        "agent": agent,
+        "tasks": len(tasks),
+        "seeds": 0 if missing else seeds,
+        "failed_seeds": len(missing),
+        "failures": f"seeds are missing on {', '.join(missing)}" if missing else "",
+    }
+    if matrix is None:
+        return row
+    summed = stratified_bootstrap(matrix, np.random.default_rng(0))
+    row |= {score: summed.estimate, f"{score}_mean": float(matrix.mean())}
+    return row | {f"{score}_low": summed.low, f"{score}_high": summed.high}
 
 
 def order(rows: pd.DataFrame) -> tuple[str, bool] | None:

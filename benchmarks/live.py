@@ -152,10 +152,9 @@ class View:
         """Returns the seconds that are left, or None where nobody knows or nothing is left."""
         # A terminal is drawn from another thread: what is copied here does not change below.
         todo, running, now = dict(self._todo), dict(self._running), time.monotonic()
-        under_way = running.keys() | set(self._put_off)
         if not todo:
             return None
-        waiting = [cell for name, cell in todo.items() if name not in under_way]
+        waiting = [cell for name, cell in todo.items() if name not in running]
         ages = [(todo[name], now - began) for name, began in running.items() if name in todo]
         return self._costs.left(waiting, ages, self._jobs)
 

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from textgym.benchmarks.cell import LEAN, Cell
-from textgym.benchmarks.measure import HEADLINE, TOKEN_METRICS, of_tokens
+from textgym.benchmarks.cell import Cell, write_table
+from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.reachable import ReferencePool
+from textgym.benchmarks.sample_numbers import TOKEN_METRICS, of_tokens
 from textgym.benchmarks.suite import folder_name
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def save_pool(
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table whole or not at all, its numbers in single precision."""
+    """Writes a table whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {n: np.float32 for n, kind in table.dtypes.items() if kind == np.float64}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    table.astype(numbers).to_parquet(temporary, index=False, **LEAN)
+    write_table(table, temporary)
     temporary.replace(path)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from textgym.benchmarks.cell import require_writable
 from textgym.benchmarks.intervals import DIVERSITY
-from textgym.benchmarks.measure import diversity_columns, token_lists
+from textgym.benchmarks.sample_numbers import diversity_columns, token_lists
 from textgym.metrics import sets
 from textgym.models.policy import Policy, load_policy
 from textgym.rollout import rollout

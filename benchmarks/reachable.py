@@ -41,7 +41,7 @@ class ReferencePool:
 
     def save(self, path: Path) -> None:
         """Writes a parquet file."""
-        self.scores().assign(ids=self.ids).to_parquet(path, index=False)
+        self.scores().assign(ids=pd.Series(self.ids)).to_parquet(path, index=False)
 
     def scores(self) -> pd.DataFrame:
         """Returns one row per sample: `prompt`, `reward` and, where there is one, `gold`."""

@@ -18,6 +18,8 @@ from textgym.benchmarks.exact import REGRET
 from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS
 from textgym.benchmarks.leaderboard import ALL_TASKS, SETTINGS, order
 from textgym.benchmarks.measure import HEADLINE, HEADLINE_NAME
+from textgym.benchmarks.rescoring.records import MARK
+from textgym.benchmarks.rescoring.records import notes as added_notes
 
 ROOMY = 150
 """Characters of a console that holds every column."""
@@ -38,6 +40,7 @@ class Column:
 COLUMNS = (
     Column("reward", "reward"),
     Column("gold", "gold"),
+    Column("mean gold", "gold_mean"),
     Column("KL (nats)", "kl_seq", digits=2),
     Column(HEADLINE_NAME, DIVERSITY + HEADLINE),
     Column("voices", "effective_modes", digits=1),
@@ -84,8 +87,20 @@ def _absent(value: Any) -> bool:
 def shown_columns(table: pd.DataFrame) -> list[Column]:
     """Returns the columns that some row has a number for."""
     enumerated = REGRET in table and table[REGRET].notna().any()
-    columns = EXACT_COLUMNS if enumerated else COLUMNS
+    columns = [*(EXACT_COLUMNS if enumerated else COLUMNS), *added_columns(table)]
     return [c for c in columns if c.metric in table and table[c.metric].notna().any()]
+
+
+def added_columns(table: pd.DataFrame) -> list[Column]:
+    """Returns the columns that `textgym rescore` has added."""
+    metrics = (str(n).removeprefix(MARK) for n in table if str(n).startswith(MARK))
+    return [Column(_title(metric), metric, percent=metric.startswith(LOSS)) for metric in metrics]
+
+
+def _title(metric: str) -> str:
+    if metric.startswith(LOSS):
+        return f"{metric.removeprefix(LOSS)} loss"
+    return metric.removeprefix(DIVERSITY).replace("_", " ")
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -120,7 +135,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         )
     if any("~" in cell for cells in cells_of(finished, shown_columns(finished)) for cell in cells):
         lines.append("~ is the agent's own estimate: no policy scores its samples.")
-    return [*lines, *_differences(finished), *_warnings(finished), *_failures(table)]
+    lines += [*_differences(finished), *added_notes(rows_of(finished)), *_warnings(finished)]
+    return [*lines, *_failures(table)]
 
 
 def _count(number: int, noun: str) -> str:
@@ -130,8 +146,10 @@ def _count(number: int, noun: str) -> str:
 def _interval_note(finished: pd.DataFrame, seeds: str) -> str:
     if (finished["task"] == ALL_TASKS).any():
         tasks = _count(int(finished["tasks"].max()), "task")
+        by = order(finished)
+        name = "The score" if by is None else by[0].capitalize()
         return (
-            f"Regret is the interquartile mean over {seeds} of {tasks}, ± half a 95% bootstrap "
+            f"{name} is the interquartile mean over {seeds} of {tasks}, ± half a 95% bootstrap "
             "interval over seeds within each task."
         )
     prompts = _count(int(finished["prompts"].max()), "prompt")
@@ -178,20 +196,27 @@ def terminal() -> Console:
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """Prints one table per task."""
     for task, group in table.groupby("task", sort=False):
-        columns = shown_columns(group)
+        columns, added = shown_columns(group), added_columns(group)
+        measured = [c for c in columns if c not in added]
         if console.width < ROOMY:  # its loss stands beside it
-            columns = [c for c in columns if c.metric != DIVERSITY + HEADLINE]
-        shown = Table(title=str(task), box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
-        shown.add_column("rank", justify="right")
-        shown.add_column("agent", overflow="fold")
-        for column in columns:
-            # A title may take several lines, a number may not.
-            shown.add_column(column.title.replace(" ", "\n"), justify="right", no_wrap=True)
-        for cells in cells_of(group, columns):
-            shown.add_row(*cells)
-        console.print(shown)
+            measured = [c for c in measured if c.metric != DIVERSITY + HEADLINE]
+        console.print(_terminal_table(str(task), group, measured))
+        if later := [c for c in columns if c in added]:  # no room beside the others
+            console.print(_terminal_table(f"{task}, added later", group, later))
         for line in notes(group):
             console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _terminal_table(title: str, rows: pd.DataFrame, columns: list[Column]) -> Table:
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
+    shown.add_column("rank", justify="right")
+    shown.add_column("agent", overflow="fold")
+    for column in columns:
+        # A title may take several lines, a number may not.
+        shown.add_column(column.title.replace(" ", "\n"), justify="right", no_wrap=True)
+    for cells in cells_of(rows, columns):
+        shown.add_row(*cells)
+    return shown
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -200,14 +225,15 @@ def markdown(table: pd.DataFrame) -> str:
     for task, group in table.groupby("task", sort=False):
         columns = shown_columns(group)
         lines += [f"### {task}", ""]
-        lines.append(_markdown_row(["rank", "agent", *(c.title for c in columns)]))
-        lines.append(_markdown_row(["---:", "---", *("---:" for _ in columns)]))
-        lines += [_markdown_row(cells) for cells in cells_of(group, columns)]
+        lines.append(markdown_row(["rank", "agent", *(c.title for c in columns)]))
+        lines.append(markdown_row(["---:", "---", *("---:" for _ in columns)]))
+        lines += [markdown_row(cells) for cells in cells_of(group, columns)]
         lines += ["", *(f"{line}  " for line in notes(group)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _markdown_row(cells: list[str]) -> str:
+def markdown_row(cells: list[str]) -> str:
+    """Returns one line of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

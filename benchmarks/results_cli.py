@@ -35,7 +35,7 @@ def rescore(
         bool, typer.Option("--force", help="Compute a column of another scorer or version anew.")
     ] = False,
 ) -> None:
-    """Add a column to old results from the samples they kept. Runs no policy; goes on if stopped."""
+    """Add a column to old results from the samples they kept. Runs no policy."""
     from textgym.benchmarks.rescoring.rescore import make_scorer
     from textgym.benchmarks.rescoring.rescore import rescore as run
 

@@ -160,15 +160,15 @@ def _outcome(bench: Workbench, ended: Ended) -> Outcome:
     cell, error = ended.cell, ended.error
     with suppress(BusyError, OSError), held(bench.out, bench.out / cell.name, wait=False):
         done = _done_elsewhere(bench, cell, since=math.inf)
-        return done or record_failure(bench.out, cell, error, 0.0)
-    return Outcome(cell.name, {}, 0.0, str(error))
+        return done or record_failure(bench.out, cell, error, ended.seconds)
+    return Outcome(cell.name, {}, ended.seconds, str(error))
 
 
 def outcome_line(outcome: Outcome) -> str:
     """Returns the one line shown for a finished cell."""
     if outcome.error:
-        elsewhere = " (at another process)" if outcome.elsewhere else ""
-        return f"FAILED {outcome.cell}: {outcome.error}{elsewhere}"
+        where = " (in another process)" if outcome.elsewhere else ""
+        return f"FAILED {outcome.cell}: {outcome.error}{where}"
     shown = {"reward": "reward", "gold": "gold", "KL": "kl_seq", "diversity loss": HEADLINE_LOSS}
     if REGRET in outcome.metrics:
         shown = {

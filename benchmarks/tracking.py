@@ -154,7 +154,7 @@ class TensorBoard:
 
         folder = _ignored_by_git(out / TENSORBOARD) / cell.name
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer: Any = SummaryWriter(str(folder), flush_secs=10)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), flush_secs=10)
         self._step = 0
         config = "".join(f"    {line}\n" for line in json.dumps(cell.config, indent=1).splitlines())
         self._writer.add_text("config", config)  # indented, which Markdown leaves as it is

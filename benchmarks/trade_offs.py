@@ -58,6 +58,11 @@ class Path:
     kl_is_estimated: bool = False
 
     @property
+    def is_a_way(self) -> bool:
+        """Whether something lies between the ends: an untrained agent is one point."""
+        return bool(self.completions[-1] > 0) or len(self.completions) > 2
+
+    @property
     def score(self) -> str:
         """What the task is judged by: `gold`, or `reward` where it has no gold."""
         return "gold" if "gold" in self.values else "reward"
@@ -155,6 +160,7 @@ def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = Non
 
     Columns: `task`, `agent`, `by`, `level`, `loss`, `low`, `high`, `reached` (the share of
     resamples that reach the level). A path that does not reach it has no loss: a hole, no guess.
+    Agents that stand at one point are left out; a sweep of their settings is a path.
 
     Args:
         paths: of one or more tasks.
@@ -166,6 +172,7 @@ def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = Non
     rows = []
     for task in dict.fromkeys(path.task for path in paths):
         of_task = [p for p in paths if p.task == task and {by, "kept"} <= set(p.values)]
+        of_task = [p for p in of_task if p.is_a_way]
         for level in shares if by == "kl_seq" else _rewards(of_task, by, shares):
             rows += [_matched(path, by, level) for path in of_task]
     return pd.DataFrame(rows, columns=list(MATCHED))
@@ -183,21 +190,32 @@ def _rewards(paths: Sequence[Path], by: str, shares: Iterable[float]) -> list[fl
 
 
 def _matched(path: Path, by: str, level: float) -> dict[str, Any]:
-    at = float(at_level(path.values[by], 1 - path.values["kept"], level))
-    again = at_level(path.resampled[by], 1 - path.resampled["kept"], level)
+    at, again = (_loss_at(values, by, level) for values in (path.values, path.resampled))
     reached = float(np.isfinite(again).mean())
     there = bool(np.isfinite(at)) and reached >= OFTEN
-    ends = interval(at, again) if there else None
+    ends = interval(float(at), again) if there else None
     return {
         "task": path.task,
         "agent": path.agent,
         "by": by,
         "level": level,
-        "loss": at if there else np.nan,
+        "loss": float(at) if there else np.nan,
         "low": np.nan if ends is None else ends.low,
         "high": np.nan if ends is None else ends.high,
         "reached": reached,
     }
+
+
+def _loss_at(values: dict[str, FloatArray], by: str, level: float) -> FloatArray:
+    """Returns the loss at a level, along the line between checkpoints.
+
+    Reward and diversity change in proportion to the step a policy takes, KL to its square: from
+    the reference on, a loss is straight over sqrt(KL), and read off KL it would look small.
+    """
+    x, loss = values[by], 1 - values["kept"]
+    if by == "kl_seq":
+        x, level = np.sqrt(np.maximum(x, 0)), np.sqrt(level)
+    return at_level(x, loss, level)
 
 
 def volumes(paths: Sequence[Path]) -> pd.DataFrame:
@@ -281,7 +299,8 @@ def fits(paths: Sequence[Path]) -> pd.DataFrame:
             )
             if not np.isfinite(found.a):
                 continue
-            row = {"task": path.task, "agent": path.agent, "score": score, "law": law}
+            row: dict[str, Any] = {"task": path.task, "agent": path.agent}
+            row |= {"score": score, "law": law}
             for name in ("a", "b", "peak"):
                 low, high = np.nanquantile(getattr(again, name), [0.025, 0.975], method="nearest")
                 row |= {name: float(getattr(found, name)), f"{name}_low": low, f"{name}_high": high}

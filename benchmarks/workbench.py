@@ -19,9 +19,10 @@ from textgym.benchmarks import pools
 from textgym.benchmarks.cell import LEAN, RESULT, Cell, read_json, whole_directory, write_json
 from textgym.benchmarks.checkpoints import kept
 from textgym.benchmarks.locks import make_once
-from textgym.benchmarks.measure import Baseline, measure, take_numbers, token_lists
+from textgym.benchmarks.measure import Baseline, measure
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.recording import Curve
+from textgym.benchmarks.sample_numbers import take_numbers, token_lists
 from textgym.benchmarks.suite import Evaluation, Spec, folder_name
 from textgym.benchmarks.tracking import Tracking
 from textgym.errors import DataError, PluginError

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol
 
@@ -40,11 +40,12 @@ Job = Callable[[Workbench, Cell], Any]
 
 
 class Ended(NamedTuple):
-    """A job that has ended: what it returned, or what it raised."""
+    """A job that has ended: what it returned or what it raised, and how long it took."""
 
     cell: Cell
-    value: Any = None
-    error: BaseException | None = None
+    value: Any
+    error: BaseException | None
+    seconds: float
 
 
 class Pool(Protocol):
@@ -82,10 +83,14 @@ class Here:
             time.sleep(seconds or 0)
             return []
         (job, cell), self._next = self._next, None
+        value: Any = None
+        error: BaseException | None = None
+        began = time.monotonic()
         try:
-            return [Ended(cell, job(self._bench, cell))]
-        except (Exception, SystemExit) as error:
-            return [Ended(cell, error=error)]
+            value = job(self._bench, cell)
+        except (Exception, SystemExit) as raised:
+            error = raised
+        return [Ended(cell, value, error, time.monotonic() - began)]
 
     def close(self, *, now: bool) -> None:
         """Does nothing."""
@@ -100,6 +105,7 @@ class _Worker:
         self.process.join(GRACE)
         code = self.process.exitcode
         if code is None:
+            self.process.kill()
             return ProcessDiedError("its process no longer answers")
         if code >= 0:
             return ProcessDiedError(f"its process ended with status {code}")
@@ -122,26 +128,26 @@ class Workers:
         self._make = make
         self._context = worker_context()
         self._idle: list[_Worker] = []
-        self._busy: dict[_Worker, Cell] = {}
+        self._busy: dict[_Worker, tuple[Cell, float]] = {}
 
     def submit(self, job: Job, cell: Cell) -> None:
         """Gives a job to an idle process, or to a new one."""
         self._idle = [worker for worker in self._idle if worker.process.is_alive()]
         worker = self._idle.pop() if self._idle else self._start()
-        self._busy[worker] = cell
+        self._busy[worker] = (cell, time.monotonic())
         with suppress(OSError):  # it has just died, as `wait` will find
             worker.connection.send((job, cell))
 
     def wait(self, seconds: float | None) -> list[Ended]:
         """Returns the jobs that have ended; one whose process died, with `ProcessDiedError`."""
         # A process that the job itself has started may keep the connection open beyond its death.
-        signs = {w: {w.connection, w.process.sentinel} for w in self._busy}
+        signs: dict[_Worker, set[Any]] = {w: {w.connection, w.process.sentinel} for w in self._busy}
         ready = set(wait(set().union(*signs.values()), seconds))
         ended = []
         for worker, its in signs.items():
             if not ready & its:
                 continue
-            cell = self._busy.pop(worker)
+            cell, began = self._busy.pop(worker)
             try:
                 if not worker.connection.poll():
                     raise EOFError
@@ -149,7 +155,7 @@ class Workers:
                 self._idle.append(worker)
             except (EOFError, OSError):
                 value, error = None, worker.death()
-            ended.append(Ended(cell, value, error))
+            ended.append(Ended(cell, value, error, time.monotonic() - began))
         return ended
 
     def close(self, *, now: bool) -> None:
@@ -172,7 +178,7 @@ class Workers:
         return _Worker(process, ours)
 
 
-def worker_context() -> BaseContext:
+def worker_context() -> ForkServerContext | SpawnContext:
     """Returns how workers are started; on Linux from a process that has imported what they need.
 
     That process runs nothing, so that no thread of PyTorch's is lost in the copy. Calling this

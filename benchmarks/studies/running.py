@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textgym.benchmarks.cell import read_json, require_writable
 from textgym.benchmarks.provenance import commit, machine, versions
-from textgym.benchmarks.runner import worker_context
 from textgym.benchmarks.studies.study import STUDIES, Point, Study, point_name, read_rows, shown
+from textgym.benchmarks.workers import worker_context
 from textgym.cache import cache_root
 from textgym.errors import ConfigError, ResultsError
 from textgym.feedback.report.plots import require_matplotlib

@@ -103,8 +103,8 @@ def test_a_later_success_replaces_an_error(tmp_path):
 
 def test_sweep_removes_what_a_killed_process_left_and_nothing_that_is_being_written(tmp_path):
     folder = tmp_path / "summarize" / "ppo"
-    left = [folder / ".seed-0.123.tmp", folder / ".seed-2.123-old.tmp"]
-    for path in left:
+    left = [".seed-0.123.tmp", ".seed-2.123-old.tmp", ".seed-3.123-old.tmp", "seed-3"]
+    for path in (folder / name for name in left):
         path.mkdir(parents=True)
         (path / "curve.parquet").touch()
     (tmp_path / ".suite.json.123.tmp").touch()
@@ -113,7 +113,8 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_that_is_being_writ
         sweep(tmp_path)
         assert [path.name for path in new.iterdir()] == [".result.json.123.tmp"]
         (new / ".result.json.123.tmp").unlink()
-    assert files(folder) == ["seed-1"]
+    # What was moved aside is put back, unless the new has taken its place.
+    assert sorted(path.name for path in folder.iterdir()) == ["seed-1", "seed-2", "seed-3"]
     assert not list(tmp_path.glob("**/*.tmp"))
 
 

@@ -147,9 +147,7 @@ def test_results_from_before_there_were_checkpoints_still_count(suite, out):
     path.write_text(whole)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("checkpoint_prompts", -1), ("checkpoint_samples", 1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("checkpoint_prompts", -1), ("checkpoint_samples", 1)])
 def test_what_cannot_be_asked_is_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} must be >= "):
         Evaluation(**{name: value})

@@ -170,7 +170,7 @@ def test_list_is_json_on_request(run):
     assert code == 0
     assert {"ppo", "reinforce", "best_of_n", "sft", "human"} <= set(json.loads(out)["agents"])
     _, out, _ = run("list", "--json")
-    kinds = ["tasks", "agents", "envs", "suites", "metrics", "rewards", "studies"]
+    kinds = ["tasks", "agents", "envs", "suites", "metrics", "rewards", "studies", "checks"]
     assert list(json.loads(out)) == kinds
     assert all(all(entries.values()) for entries in json.loads(out).values())
 

@@ -8,21 +8,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from plugins import Letters
 from rich.console import Console
 from test_leaderboard import make_cell, store
+from test_measure import SKEWED, UNIFORM, responses
 
 from textgym.agents.base import EXACT_DEVIATION, ROUNDED_DEVIATION
 from textgym.benchmarks import health_signs as signs
 from textgym.benchmarks.catalogue import catalogue
 from textgym.benchmarks.cell import read_json, write_json
-from textgym.benchmarks.health import RULES, Evidence, health
+from textgym.benchmarks.health import RULES, Evidence, gather, health
 from textgym.benchmarks.health_checks import CHECKS, markdown, warnings
 from textgym.benchmarks.leaderboard import build, read_entries
+from textgym.benchmarks.measure import measure
 from textgym.benchmarks.preflight import preflight
 from textgym.benchmarks.report import notes
 from textgym.benchmarks.runner import run_suite
 from textgym.benchmarks.suite import Evaluation, Spec, Suite
 from textgym.benchmarks.workbench import Workbench
+from textgym.types import Sampling
 
 EMPTY = pd.DataFrame({"step": []})
 NOTHING = pd.DataFrame()
@@ -207,6 +212,7 @@ def test_value_loss_diverging():
     assert signs.diverging(curve(value_loss=[1, 99])) is None
     assert signs.diverging(curve(value_loss=[0, 0, 0])) is None
     assert signs.diverging(curve(value_loss=[0, 0, 1])).value == math.inf
+    assert signs.diverging(curve(value_loss=[-2, -1, 0])) is None  # not a squared error
     assert signs.diverging(EMPTY) is None
 
 
@@ -254,6 +260,39 @@ def evidence(**changes):
         "bound": 1e-4,
     }
     return Evidence(**(missing | changes))
+
+
+def gathered(carried, policy=SKEWED):
+    """The evidence of two answers drawn at temperature 1/2, which makes the coin's odds 4:1:1."""
+    samples = responses(["a", "b"], 2, Sampling(temperature=0.5))
+    samples.policy_logprobs = torch.tensor([[0.25, 0.5]] * 2).log()
+    samples.sampling_logprobs = torch.tensor(carried).log()
+    base = measure(responses(["ab", "b"], 2), Letters(), UNIFORM, UNIFORM).baseline()
+    measured = measure(samples, Letters(), policy, UNIFORM, baseline=base)
+    return gather(samples, measured, base, EMPTY, torch.float32)
+
+
+def test_evidence_is_of_what_was_drawn_from():
+    found = gathered([[1 / 6, 2 / 3]] * 2)
+    assert found.deviations == pytest.approx(np.zeros(4), abs=1e-6)
+    # Each answer: log(1/6 : 1/3) + log(2/3 : 1/3) = 0; at temperature 1 it would be log(9/8).
+    assert found.log_ratios == pytest.approx(np.zeros((1, 2)), abs=1e-6)
+    assert found.rewards.tolist() == [[1, 0]]
+    assert found.lengths.tolist() == [[2, 2]]
+    assert found.reference["length"].tolist() == [2.5]
+    assert found.bound == EXACT_DEVIATION
+
+
+def test_evidence_shows_a_sampler_that_is_off():
+    # It carries the log-probabilities of temperature 1: 1/6 over 1/4, and 2/3 over 1/2.
+    found = gathered([[1 / 4, 1 / 2], [1 / 6, 2 / 3]])
+    assert found.deviations == pytest.approx([1 / 3, 1 / 3, 0, 0], abs=1e-6)
+
+
+def test_evidence_without_a_policy_or_log_probabilities():
+    found = gathered([[1 / 6, 2 / 3]] * 2, policy=None)
+    assert found.deviations is found.log_ratios is None
+    assert gathered([[1.0]] * 2).deviations == pytest.approx(np.zeros(4), abs=1e-6)
 
 
 def test_what_is_missing_is_silent():
@@ -311,7 +350,7 @@ def ran(plugin, model, tmp_path_factory):
         ),
         model=str(model),
         budget=16,
-        evaluation=Evaluation(prompts=8, samples_per_prompt=8, frontier_samples=0),
+        evaluation=Evaluation(prompts=8, samples_per_prompt=4, frontier_samples=0),
         sft={"steps": 2},
     )
     out = tmp_path_factory.mktemp("results")

@@ -226,6 +226,22 @@ def test_all_tasks_are_summed_up_by_hand(tmp_path):
     )
 
 
+def test_tasks_without_regret_are_summed_up_by_gold(tmp_path):
+    for task, agent, gold in (("one", "a", 0.2), ("two", "a", 0.6), ("one", "b", 0.1)):
+        store(tmp_path, make_cell(agent, task=Spec(task)), gold=[gold, gold])
+    assert "all tasks" not in set(build(read_entries(tmp_path))["task"]), "one seed"
+    for task, agent, gold in (("one", "a", 0.4), ("two", "a", 0.8), ("one", "b", 0.1)):
+        store(tmp_path, make_cell(agent, task=Spec(task), seed=1), gold=[gold, gold])
+    summed = build(read_entries(tmp_path)).query("task == 'all tasks'").set_index("agent")
+    # Of 0.2, 0.4, 0.6 and 0.8 the middle half.
+    assert summed.loc["a", "gold"] == pytest.approx(0.5)
+    assert summed.loc["a", "gold_mean"] == pytest.approx(0.5)
+    assert summed.loc["b", "failures"] == "seeds are missing on two"
+    text = markdown(summed.reset_index())
+    assert "Gold is the interquartile mean over 2 seeds of 2 tasks" in text
+    assert "| rank | agent | gold | mean gold |" in text
+
+
 def test_an_agent_that_lacks_a_task_or_a_seed_has_a_hole_in_the_sum(tmp_path):
     store_regrets(tmp_path, REGRETS)
     partial = {"one": {"partial": [[1.0, 1.0]] * 2, "short": [[1.0, 1.0]] * 2}}

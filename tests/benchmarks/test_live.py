@@ -65,7 +65,7 @@ def test_where_the_output_is_no_terminal_there_are_only_lines(view):
         shown.put_off(sft)
         shown.begin(best)
         shown.end(ppo)
-        # What is left: best, at 600 s; another process has sft.
+        # What is left: best and sft, at 600 s each, for two; nobody knows how far the other is.
         shown.finish(ppo, "ppo done", 600, failed=False)
         shown.end(best)
         shown.finish(best, "best FAILED", 3, failed=True)
@@ -75,7 +75,7 @@ def test_where_the_output_is_no_terminal_there_are_only_lines(view):
         shown.finish(sft, "sft done", 20, failed=False)
     assert file.getvalue().splitlines() == [
         "[1/3, about 10 min left] ppo done",
-        "[2/3, less than a minute left] best FAILED",
+        "[2/3, about 10 min left] best FAILED",
         "waiting for another process, which is at summarize/sft/seed-0",
         "[3/3] sft done",
     ]

@@ -113,14 +113,22 @@ def test_the_loss_at_a_matched_kl(paths):
     found = trade_offs.matched(list(paths.values()), "kl_seq", [0.1, 0.5]).set_index(
         ["agent", "level"]
     )
-    # Between KL 0.3 (loss 0.25) and 1.1 (loss 0.5).
-    assert found.loss["rl", 0.5] == pytest.approx(0.25 + 0.25 * 0.2 / 0.8)
-    assert found.loss["rl", 0.1] == pytest.approx(0.25 / 3)
+    # Between KL 0.3 (loss 0.25) and 1.1 (loss 0.5), straight over the square roots.
+    share = (0.5**0.5 - 0.3**0.5) / (1.1**0.5 - 0.3**0.5)
+    assert found.loss["rl", 0.5] == pytest.approx(0.25 + 0.25 * share)
+    assert found.loss["rl", 0.1] == pytest.approx(0.25 / 3**0.5)
     assert found.low["rl", 0.5] <= found.loss["rl", 0.5] <= found.high["rl", 0.5]
-    assert found.loss["best_of_n over n", 0.5] == pytest.approx(0.25 + 0.25 * 0.3 / 0.4)
-    # Best of 2 costs 0.2 nats: at 0.5 it has a hole, not a guess.
-    assert math.isnan(found.loss["best of 2", 0.5])
-    assert found.reached["best of 2", 0.5] == 0
+    share = (0.5**0.5 - 0.2**0.5) / (0.6**0.5 - 0.2**0.5)
+    assert found.loss["best_of_n over n", 0.5] == pytest.approx(0.25 + 0.25 * share)
+    # Best of 2 is one point at 0.2 nats, not a way there.
+    assert {agent for agent, _ in found.index} == {"rl", "best_of_n over n"}
+
+
+def test_a_level_that_is_not_reached_is_a_hole(paths):
+    found = trade_offs.matched(list(paths.values()), "kl_seq", [1.0]).set_index("agent")
+    assert found.loss["rl"] > 0
+    assert math.isnan(found.loss["best_of_n over n"])
+    assert found.reached["best_of_n over n"] == 0
 
 
 def test_a_level_that_resamples_often_miss_is_a_hole(paths):
@@ -135,7 +143,6 @@ def test_rewards_are_matched_at_shares_of_the_way(paths):
     # From 0.3 to 0.8, the most any path reached.
     assert found.level.unique().tolist() == pytest.approx([0.55])
     by_agent = found.set_index("agent")
-    assert math.isnan(by_agent.loss["best of 2"])
     # Gold 0.55 lies a sixth of the way from 0.5 to 0.8. Resampled to the first prompts only it
     # lies between 0.5 and 0.7: always reached.
     assert by_agent.reached["rl"] == 1

@@ -1,0 +1,1 @@
+"""A results folder as one page that needs nothing else, and its charts for papers."""

@@ -1,0 +1,1 @@
+"""New columns for old results, from the samples they have kept."""
