@@ -94,20 +94,21 @@ def markdown(matched: pd.DataFrame, area: pd.DataFrame) -> str:
 
 NOTE = (
     f"{NONE}: the agent's training does not reach the level (in nine of ten resamples); nothing is "
-    "extrapolated. Losses are read off the line between checkpoints (over sqrt(KL)), ± half a 95% bootstrap "
-    "interval over seeds and prompts nested in each. An area is gain over the reference times the "
-    "share of its diversity kept, over all checkpoints. `X over Y` joins rows that differ in one "
-    "setting; best-of-n's KL is its own estimate."
+    "extrapolated. Losses are read off the line between checkpoints (over sqrt(KL)), ± half a 95% "
+    "bootstrap interval over seeds and prompts nested in each. An area is gain over the reference "
+    "times the share of its diversity kept, over all checkpoints. `X over Y` joins rows that differ "
+    "in one setting; best-of-n's KL is its own estimate."
 )
 
 
 def _matched_rows(rows: pd.DataFrame, levels: list[float]) -> list[str]:
     """Returns one line per agent that reaches a level, by its loss at the last that most reach."""
     wide = rows.pivot(index="agent", columns="level", values="loss")[levels]
-    common = max(levels, key=lambda level: int(wide[level].notna().sum()))
+    reached = dict(zip(levels, wide.notna().to_numpy().sum(axis=0), strict=True))
+    common = max(levels, key=lambda level: reached[level])
     half = ((rows["high"] - rows["low"]) / 2).groupby([rows["agent"], rows["level"]]).first()
     lines = []
-    for agent in wide.dropna(how="all").sort_values(by=[common]).index:
+    for agent in wide.dropna(how="all")[common].sort_values().index:
         cells = [
             NONE if np.isnan(loss) else f"{100 * loss:.1f}% ± {100 * half[agent, level]:.1f}"
             for level, loss in wide.loc[agent].items()
