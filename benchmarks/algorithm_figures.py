@@ -139,7 +139,7 @@ def draw(results: Path) -> list[Path]:
     kinds = families(load_suite("core"))
     figures: dict[str, Any] = {}
     world = pd.read_csv(results / "core" / "leaderboard.csv")
-    for task, rows in world.groupby("task", sort=False):
+    for task, rows in world[world["task"] != ALL_TASKS].groupby("task", sort=False):
         figures[str(task)] = trade(rows, kinds)
     figures["regret"] = regrets(pd.read_csv(results / ORACLE / "leaderboard.csv"))
     written = []

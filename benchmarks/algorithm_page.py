@@ -108,8 +108,8 @@ def _titles(part: str) -> list[str]:
 
 def _rows(table: pd.DataFrame, spec: Spec, part: str) -> list[str]:
     own = table[table["agent"] == spec.label]
-    if part == ORACLE:
-        own = own[own["task"] == ALL_TASKS]
+    # Of the enumerated tasks their sum, of the others each.
+    own = own[(own["task"] == ALL_TASKS) == (part == ORACLE)]
     return [_row(row, part) for row in report.rows_of(own)]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from textgym.benchmarks.cell import ERROR, RESULT, SUITE, read_json
 from textgym.benchmarks.exact import REGRET
 from textgym.benchmarks.health_checks import warnings
-from textgym.benchmarks.intervals import intervals
+from textgym.benchmarks.intervals import BEYOND, EFFICIENCY, intervals
 from textgym.benchmarks.rescoring.records import holes, marks
 from textgym.errors import ResultsError
 from textgym.metrics.stats import Interval, shared_ranks, stratified_bootstrap
@@ -135,7 +135,9 @@ def _summary(entry: Entry) -> dict[str, Any]:
     for name in dict.fromkeys(name for result in results for name in result["metrics"]):
         found = [result["metrics"].get(name, {}).get("value") for result in results]
         known = [value for value in found if value is not None]
-        if name not in row and known:
+        # What the frontier cannot tell of one seed it cannot tell of their mean.
+        hole = name.startswith((EFFICIENCY, BEYOND)) and len(known) < len(results)
+        if name not in row and known and not hole:
             row[name] = float(np.mean(known))
     for name in holes(results):
         for column in (name, f"{name}_low", f"{name}_high"):

@@ -96,8 +96,8 @@ NOTE = (
     f"{NONE}: the agent's training does not reach the level (in nine of ten resamples); nothing is "
     "extrapolated. Losses are read off the line between checkpoints (over sqrt(KL)), ± half a 95% "
     "bootstrap interval over seeds and prompts nested in each. An area is gain over the reference "
-    "times the share of its diversity kept, over all checkpoints. `X over Y` joins rows that differ "
-    "in one setting; best-of-n's KL is its own estimate."
+    "times the share of its diversity kept, over all checkpoints. `X over Y` joins rows that "
+    "differ in one setting; best-of-n's KL is its own estimate."
 )
 
 
@@ -114,4 +114,15 @@ def _matched_rows(rows: pd.DataFrame, levels: list[float]) -> list[str]:
             for level, loss in wide.loc[agent].items()
         ]
         lines.append(markdown_row([str(agent), *cells]))
-    return lines
+    return [*lines, markdown_row([APART, *(_apart(rows, level) for level in levels)])]
+
+
+APART = "*trained agents whose intervals lie apart*"
+
+
+def _apart(rows: pd.DataFrame, level: float) -> str:
+    """Returns how many pairs of trained agents differ by more than their intervals, of how many."""
+    there = rows[(rows["level"] == level) & rows["trained"] & rows["loss"].notna()]
+    low, high = there["low"].to_numpy(float), there["high"].to_numpy(float)
+    apart = (low[:, None] > high[None, :]).sum()
+    return f"{apart} of {len(there) * (len(there) - 1) // 2} pairs"

@@ -60,7 +60,12 @@ class Path:
     @property
     def is_a_way(self) -> bool:
         """Whether something lies between the ends: an untrained agent is one point."""
-        return bool(self.completions[-1] > 0) or len(self.completions) > 2
+        return self.is_training or len(self.completions) > 2
+
+    @property
+    def is_training(self) -> bool:
+        """Whether completions were scored on the way, as in no sweep of settings."""
+        return bool(self.completions[-1] > 0)
 
     @property
     def score(self) -> str:
@@ -158,9 +163,10 @@ def _joined(name: str, parts: Sequence[Path]) -> Path:
 def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = None) -> pd.DataFrame:
     """Returns the diversity lost where each path first reaches a level; one row per path and level.
 
-    Columns: `task`, `agent`, `by`, `level`, `loss`, `low`, `high`, `reached` (the share of
-    resamples that reach the level). A path that does not reach it has no loss: a hole, no guess.
-    Agents that stand at one point are left out; a sweep of their settings is a path.
+    Columns: `task`, `agent`, `trained` (no sweep of settings), `by`, `level`, `loss`, `low`,
+    `high`, `reached` (the share of resamples that reach the level). A path that does not reach it
+    has no loss: a hole, no guess. Agents that stand at one point are left out; a sweep of their
+    settings is a path.
 
     Args:
         paths: of one or more tasks.
@@ -178,7 +184,7 @@ def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = Non
     return pd.DataFrame(rows, columns=list(MATCHED))
 
 
-MATCHED = ("task", "agent", "by", "level", "loss", "low", "high", "reached")
+MATCHED = ("task", "agent", "trained", "by", "level", "loss", "low", "high", "reached")
 
 
 def _rewards(paths: Sequence[Path], by: str, shares: Iterable[float]) -> list[float]:
@@ -197,6 +203,7 @@ def _matched(path: Path, by: str, level: float) -> dict[str, Any]:
     return {
         "task": path.task,
         "agent": path.agent,
+        "trained": path.is_training,
         "by": by,
         "level": level,
         "loss": float(at) if there else np.nan,

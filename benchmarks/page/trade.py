@@ -188,6 +188,8 @@ def _trade(
 def leading(rows: list[dict[str, Any]], less: bool) -> list[dict[str, Any]]:
     """Returns the rows with `leads`: whether no other has more `y` at an `x` as good or better.
 
+    Of those whose names would lie on each other, the one with more `y` leads.
+
     Args:
         rows: with `x` and `y`.
         less: whether a smaller `x` is the better one.
@@ -197,7 +199,15 @@ def leading(rows: list[dict[str, Any]], less: bool) -> list[dict[str, Any]]:
     def beaten(row: dict[str, Any]) -> bool:
         return any(r["y"] > row["y"] and sign * r["x"] <= sign * row["x"] for r in rows)
 
-    return [{**row, "leads": not beaten(row)} for row in rows]
+    x, y = (np.array([row[name] for row in rows], float) for name in ("x", "y"))
+    x = np.sqrt(x) if less else x  # as it is drawn
+    wide, high = (max(float(np.ptp(v)), 1e-9) if len(v) else 1.0 for v in (x, y))
+    named: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: -y[i]):
+        near = any(abs(x[i] - x[j]) < 0.15 * wide and abs(y[i] - y[j]) < 0.05 * high for j in named)
+        if not beaten(rows[i]) and not near:
+            named.append(i)
+    return [{**row, "leads": i in named} for i, row in enumerate(rows)]
 
 
 def _ends(

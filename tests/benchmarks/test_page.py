@@ -505,3 +505,5 @@ def test_those_that_no_other_beats_are_named():
 
     assert names(less=True) == {"cheap", "best"}
     assert names(less=False) == {"best", "beaten"}, "where more of x is better"
+    rows.append({"agent": "beside", "x": 1.9, "y": 0.89})
+    assert names(less=True) == {"cheap", "best"}, "two names on each other"

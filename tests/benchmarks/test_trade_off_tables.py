@@ -12,15 +12,15 @@ from textgym.benchmarks.leaderboard import Entry
 NAN = float("nan")
 MATCHED = pd.DataFrame(
     [
-        ("t", "far", "kl_seq", 0.5, 0.2, 0.1, 0.3, 1.0),
-        ("t", "far", "kl_seq", 2.0, 0.5, 0.4, 0.6, 1.0),
-        ("t", "near", "kl_seq", 0.5, 0.1, 0.05, 0.15, 1.0),
-        ("t", "near", "kl_seq", 2.0, NAN, NAN, NAN, 0.0),
-        ("t", "nowhere", "kl_seq", 0.5, NAN, NAN, NAN, 0.2),
-        ("t", "nowhere", "kl_seq", 2.0, NAN, NAN, NAN, 0.0),
-        ("t", "far", "kl_seq", 9.0, NAN, NAN, NAN, 0.0),
+        ("t", "far", True, "kl_seq", 0.5, 0.2, 0.1, 0.3, 1.0),
+        ("t", "far", True, "kl_seq", 2.0, 0.5, 0.4, 0.6, 1.0),
+        ("t", "near", True, "kl_seq", 0.5, 0.1, 0.05, 0.15, 1.0),
+        ("t", "near", True, "kl_seq", 2.0, NAN, NAN, NAN, 0.0),
+        ("t", "nowhere", True, "kl_seq", 0.5, NAN, NAN, NAN, 0.2),
+        ("t", "nowhere", True, "kl_seq", 2.0, NAN, NAN, NAN, 0.0),
+        ("t", "far", True, "kl_seq", 9.0, NAN, NAN, NAN, 0.0),
     ],
-    columns=["task", "agent", "by", "level", "loss", "low", "high", "reached"],
+    columns=["task", "agent", "trained", "by", "level", "loss", "low", "high", "reached"],
 )
 AREA = pd.DataFrame(
     [("t", "near", "gold", 0.1, 0.0, 0.2), ("t", "far", "gold", 0.3, 0.2, 0.4)],
@@ -31,16 +31,27 @@ AREA = pd.DataFrame(
 def test_tables_put_the_least_loss_first_and_leave_holes():
     lines = trade_off_tables.markdown(MATCHED, AREA).splitlines()
     start = lines.index("### t: diversity loss at a matched KL (nats per response)")
-    assert lines[start + 2 : start + 7] == [
+    assert lines[start + 2 : start + 8] == [
         "| agent | 0.5 | 2 |",  # nobody reaches 9
         "| --- | ---: | ---: |",
         "| near | 10.0% ± 5.0 | – |",
         "| far | 20.0% ± 10.0 | 50.0% ± 10.0 |",
+        # 0.05 to 0.15 and 0.1 to 0.3 overlap.
+        "| *trained agents whose intervals lie apart* | 0 of 1 pairs | 0 of 0 pairs |",
         "",
     ]
     area = lines.index("### t: area under (gold, diversity kept)")
     assert lines[area + 4] == "| far | 0.300 ± 0.100 |"
     assert "nothing is extrapolated" in lines[-1]
+
+
+def test_pairs_of_trained_agents_that_differ_are_counted():
+    moved = MATCHED.assign(low=MATCHED["low"] + [0.1, 0, 0, 0, 0, 0, 0])  # far from 0.2 on
+    lines = trade_off_tables.markdown(moved, AREA).splitlines()
+    assert "| *trained agents whose intervals lie apart* | 1 of 1 pairs | 0 of 0 pairs |" in lines
+    swept = moved.assign(trained=moved["agent"] != "near")
+    lines = trade_off_tables.markdown(swept, AREA).splitlines()
+    assert "| *trained agents whose intervals lie apart* | 0 of 0 pairs | 0 of 0 pairs |" in lines
 
 
 def entry(task, agent, seeds):
