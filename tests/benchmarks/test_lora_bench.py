@@ -133,7 +133,7 @@ def test_results_of_before_there_was_a_choice_trained_everything(suite, tmp_path
 
 def test_the_command_line_and_a_file_set_the_rank(plugin, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(commands, "bench", lambda suite, out, jobs: asked.append(suite.lora) or 0)
+    monkeypatch.setattr(commands, "bench", lambda suite, *_: asked.append(suite.lora) or 0)
     for more in ([], ["--lora", "8"]):
         arguments = ["bench", "--tasks", plugin("Letters"), "--out", str(tmp_path), *more]
         assert CliRunner().invoke(app, arguments).exit_code == 0
