@@ -247,7 +247,9 @@ def test_ctrl_c_keeps_finished_cells_and_leaves_no_half(plugin, model, tmp_path)
     began, out = tmp_path / "began", tmp_path / "out"
     arguments = ["bench", "--tasks", plugin("Letters"), "--seeds", "0", "--out", str(out)]
     arguments += ["--agents", f"sft,{plugin('Wait')}", "--model", str(model), "--jobs", "2"]
-    script = "import sys\nfrom textgym.benchmarks.cli import main\nmain(sys.argv[1:])"
+    # A shell starts what it runs in the background deaf to Ctrl-C, and so these tests.
+    script = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += "from textgym.benchmarks.cli import main\nmain(sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, "TEXTGYM_TEST_BEGAN": str(began)},
