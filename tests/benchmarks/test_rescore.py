@@ -209,9 +209,9 @@ def test_metrics_give_what_the_benchmark_gave(made, metric, native):
         stored = cell.prompts()
         assert set(scored.prompts) == {native} & set(stored)
         for name, values in scored.prompts.items():
-            np.testing.assert_allclose(values, stored[name], atol=1e-12)
+            np.testing.assert_allclose(values, stored[name], rtol=1e-6)  # in single precision
         for name, value in scored.metrics.items():
-            assert value == pytest.approx(cell.result["metrics"][name]["value"], abs=1e-12)
+            assert value == pytest.approx(cell.result["metrics"][name]["value"])
 
 
 def test_diversity_is_held_against_the_harness_s_samples_of_the_reference(out):
@@ -221,9 +221,11 @@ def test_diversity_is_held_against_the_harness_s_samples_of_the_reference(out):
         metrics, record = result["metrics"], result["rescored"]["diversity/again"]
         assert record["held_against"] == OWN_SAMPLES
         assert record["common_length"] == result["common_length"]
-        assert prompts["reference/again"].tolist() == prompts["reference/ead"].tolist()
-        assert metrics["diversity_loss/again"] == metrics["diversity_loss/ead"]
-        assert metrics["across/again"] == metrics["across/ead"]
+        assert prompts["reference/again"].tolist() == pytest.approx(
+            prompts["reference/ead"].tolist()
+        )
+        for name in ("diversity_loss/again", "across/again"):
+            assert metrics[name] == pytest.approx(metrics[name.replace("again", "ead")])
     # One human text per prompt has no diversity per input.
     result, _, prompts = read(out, "human")
     assert "diversity/again" not in prompts

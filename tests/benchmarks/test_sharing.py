@@ -31,6 +31,9 @@ from textgym.errors import BusyError, ConfigError, ResultsError
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills by signals")
 PLUGINS = Path(sharing_plugins.__file__)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PLUGINS.parent)}
+# A shell starts what it runs in the background deaf to Ctrl-C, and so these tests.
+COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+COMMAND += "from textgym.benchmarks.cli import main; main()"
 
 
 class Stage:
@@ -267,7 +270,7 @@ def test_ctrl_c_before_anything_runs_is_one_line(stage):
     arguments = ["bench", "--tasks", f"{PLUGINS}:Held@{options}", "--seeds", "0", "--agents", "sft"]
     arguments += ["--model", stage.model, "--jobs", "2", "--out", str(stage.out)]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from textgym.benchmarks.cli import main; main()", *arguments],
+        [sys.executable, "-c", COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
