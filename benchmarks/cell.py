@@ -156,6 +156,18 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         _remove(old)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives where to write a file that takes the place of `path` only if nothing fails."""
+    temporary = _beside(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
 def _beside(target: Path, mark: str = "") -> Path:
     """Returns where to write before a rename; `sweep` reads the target from the name."""
     return target.with_name(f".{target.name}.{os.getpid()}{mark}{TEMPORARY}")
@@ -217,6 +229,12 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     table.astype(floats).to_parquet(path, index=False, use_dictionary=repeats, **LEAN)
 
 
+def is_reference(config: dict[str, Any]) -> bool:
+    """Returns whether a stored config's agent is the reference policy itself, sampled as it is."""
+    agent = config["agent"]
+    return not agent["options"] and agent["name"] in ("reference", config.get("reference"))
+
+
 def write_error(directory: Path, error: dict[str, Any]) -> None:
     """Writes the `error.json` of a failed cell."""
     with whole_directory(directory) as temporary:
@@ -226,13 +244,8 @@ def write_error(directory: Path, error: dict[str, Any]) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes indented JSON, whole or not at all; NaN is refused, since JSON has none."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    temporary = _beside(path)
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(text, "utf-8")
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        _remove(temporary)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from textgym.benchmarks.checkpoints import CHECKPOINT, CHECKPOINTS, Checkpoints,
 from textgym.benchmarks.exact import measure_exactly, probe
 from textgym.benchmarks.health import gather, health
 from textgym.benchmarks.health_checks import fired
-from textgym.benchmarks.measure import measure
+from textgym.benchmarks.measure import Baseline, measure
 from textgym.benchmarks.provenance import commit, machine, peak_memory, versions
 from textgym.benchmarks.recording import CountedTask, Curve
 from textgym.benchmarks.tracking import Tracker, tracked
@@ -32,6 +32,9 @@ from textgym.errors import PluginError, ProcessDiedError, TextGymError, Training
 from textgym.models.precision import describe
 from textgym.seeding import Streams
 from textgym.types import Budget, Rollout
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass
@@ -96,13 +99,13 @@ def _run(
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     budget, streams, curve = Budget(cell.budget), Streams(cell.seed), Curve(tracker=tracker)
     task = CountedTask(bench.task(cell.task, cell.model).for_run(streams))
-    reference = bench.reference(cell)
+    reference, baseline = bench.reference(cell), bench.baseline(cell)
     agent = make_agent(cell.agent)
     rows = evaluation_rows(task, cell.evaluation, cell.seed)
     policy = bench.trainable(reference, cell, streams)
     setup = Setup(task, policy, reference, budget, streams, curve)
     curve.look = probe(setup, list(rows["prompt"]))
-    checkpoints = _checkpoints(agent, cell, bench, task, streams)
+    checkpoints = _checkpoints(agent, cell, setup, rows, baseline)
     if checkpoints is not None:
         curve.look = partial(_look, checkpoints, task, budget)
     start = time.perf_counter()
@@ -121,7 +124,7 @@ def _run(
         task.inner,
         agent.policy,
         reference,
-        baseline=bench.baseline(cell),
+        baseline=baseline,
         kl_estimates=agent.kl_estimates(),
         exact=exact,
     )
@@ -136,9 +139,7 @@ def _run(
         trained_from_reference = bool(curve.rows) and agent.starts_from == "reference"
         tables[CHECKPOINTS] = checkpoints.frame(trained_from_reference)
         seconds["checkpoints"] = checkpoints.seconds
-    evidence = gather(
-        samples, measured, bench.baseline(cell), tables["curve"], setup.policy.precision
-    )
+    evidence = gather(samples, measured, baseline, tables["curve"], setup.policy.precision)
     result = {
         "config": cell.config,
         "seed": cell.seed,
@@ -162,20 +163,19 @@ def _run(
 
 
 def _checkpoints(
-    agent: Agent, cell: Cell, bench: Workbench, task: CountedTask, streams: Streams
+    agent: Agent, cell: Cell, setup: Setup, rows: Dataset, baseline: Baseline
 ) -> Checkpoints | None:
     """Returns what looks at the agent while it trains; None where nobody asked or nothing can."""
-    baseline = bench.baseline(cell)
     if baseline.start is None or isinstance(agent, Human):
         return None
-    rows = evaluation_rows(task, cell.evaluation, cell.seed)
+    assert isinstance(setup.task, CountedTask), "every run's is"
     return Checkpoints(
         agent,
-        task.inner,
-        bench.reference(cell),
+        setup.task.inner,
+        setup.reference,
         rows.select(range(len(baseline.start))),
         cell.evaluation.checkpoint_samples,
-        streams,
+        setup.streams,
         baseline.start,
         baseline.common_length,
     )

@@ -33,10 +33,8 @@ def held(out: Path, target: Path, *, wait: bool) -> Iterator[None]:
     name = target.relative_to(out)
     path = out / LOCKS / name.with_name(f"{name.name}.lock")
     try:
+        ignored_by_git(out / LOCKS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        ignore = out / LOCKS / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
         lock = FileLock(path)
         lock.acquire(blocking=wait)
     except Timeout:
@@ -47,6 +45,15 @@ def held(out: Path, target: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def ignored_by_git(folder: Path) -> Path:
+    """Makes a folder of a results folder that git leaves alone; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    return folder
 
 
 def make_once(out: Path, folder: Path, make: Callable[[], None], *, wait: bool) -> None:

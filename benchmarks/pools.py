@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from textgym.benchmarks.cell import Cell, write_table
+from textgym.benchmarks.cell import Cell, whole_file, write_table
 from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.sample_numbers import TOKEN_METRICS, of_tokens
@@ -60,6 +59,5 @@ def save_pool(
 def write(table: pd.DataFrame, path: Path) -> None:
     """Writes a table whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_table(table, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        write_table(table, temporary)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from textgym.benchmarks.locks import ignored_by_git
 from textgym.errors import ConfigError
 from textgym.registry import unknown_name
 
@@ -152,7 +153,7 @@ class TensorBoard:
     def __init__(self, out: Path, cell: Cell) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = _ignored_by_git(out / TENSORBOARD) / cell.name
+        folder = ignored_by_git(out / TENSORBOARD) / cell.name
         shutil.rmtree(folder, ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder), flush_secs=10)
         self._step = 0
@@ -196,19 +197,13 @@ class ThreeFunctions:
 
 
 def _wandb_options(wandb: Any, out: Path) -> dict[str, Any]:
-    _ignored_by_git(out / WANDB)
+    ignored_by_git(out / WANDB)
     return {
         "dir": str(out),
         # Nothing leaves the machine unless the user says so.
         "mode": os.environ.get("WANDB_MODE", "offline"),
         "settings": wandb.Settings(silent=True, console="off"),
     }
-
-
-def _ignored_by_git(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
-    return folder
 
 
 def _flat(metrics: Metrics) -> dict[str, float]:

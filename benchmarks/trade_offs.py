@@ -1,6 +1,6 @@
 """What reward, KL and diversity each agent trades along its training, from a results folder.
 
-A `Path` is an agent's checkpoints, the mean over seeds and prompts at each, with bootstrap
+A `TradePath` is an agent's checkpoints, the mean over seeds and prompts at each, with bootstrap
 resamples (prompts nested in seeds) that are the same for all agents of a task. From it follow the
 diversity loss at a matched KL or reward, the area covered, and the over-optimization fits.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ POWERS_OF_TWO = tuple(2**i for i in range(9))
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class TradePath:
     """One agent's way through training, or a control's through its settings.
 
     Attributes:
@@ -73,7 +73,7 @@ class Path:
         return "gold" if "gold" in self.values else "reward"
 
 
-def read_paths(out: File, entries: Iterable[Entry], metric: str = HEADLINE) -> list[Path]:
+def read_paths(out: Path, entries: Iterable[Entry], metric: str = HEADLINE) -> list[TradePath]:
     """Returns the paths of all agents that left checkpoints, those of swept controls last.
 
     Args:
@@ -81,8 +81,8 @@ def read_paths(out: File, entries: Iterable[Entry], metric: str = HEADLINE) -> l
         entries: what it holds.
         metric: which diversity `kept` is of: 1 - D(agent) / D(reference), what is left of it.
     """
-    paths: list[Path] = []
-    controls: dict[tuple[str, str], list[Path]] = {}
+    paths: list[TradePath] = []
+    controls: dict[tuple[str, str], list[TradePath]] = {}
     for entry in entries:
         path = _path(out, entry, metric)
         if path is None:
@@ -95,13 +95,16 @@ def read_paths(out: File, entries: Iterable[Entry], metric: str = HEADLINE) -> l
     return paths + swept
 
 
-def _path(out: File, entry: Entry, metric: str) -> Path | None:
+def _path(out: Path, entry: Entry, metric: str) -> TradePath | None:
     folder = out / folder_name(entry.task) / folder_name(entry.agent)
     files = [folder / f"seed-{r['seed']}" / f"{CHECKPOINTS}.parquet" for r in entry.results]
     if not files or not all(file.is_file() for file in files):
         return None
     pool = out / POOLS / folder_name(entry.task)
-    starts = [pd.read_parquet(pool / f"{START}-seed-{r['seed']}.parquet") for r in entry.results]
+    begun = [pool / f"{START}-seed-{r['seed']}.parquet" for r in entry.results]
+    if not all(file.is_file() for file in begun):  # nothing to hold them against
+        return None
+    starts = [pd.read_parquet(file) for file in begun]
     tables = [pd.read_parquet(file) for file in files]
     steps = sorted(set.intersection(*(set(table["step"]) for table in tables)))
     completions = tables[0].groupby("step")["completions"].first()[steps].to_numpy(float)
@@ -123,7 +126,7 @@ def _path(out: File, entry: Entry, metric: str) -> Path | None:
     means["kept"] = (kept[0] / reference[0], kept[1] / reference[1])
     values = {n: mean for n, (mean, _) in means.items() if "/" not in n}
     resampled = {n: again for n, (_, again) in means.items() if "/" not in n}
-    return Path(entry.task, entry.agent, completions, values, resampled, estimated)
+    return TradePath(entry.task, entry.agent, completions, values, resampled, estimated)
 
 
 def _stacked(tables: Sequence[pd.DataFrame], steps: Sequence[int], name: str) -> FloatArray:
@@ -146,7 +149,7 @@ def _control(entry: Entry) -> str | None:
     return f"{agent['name']} over {'+'.join(agent['options'])}" if agent["options"] else None
 
 
-def _joined(name: str, parts: Sequence[Path]) -> Path:
+def _joined(name: str, parts: Sequence[TradePath]) -> TradePath:
     """Returns one path from the reference through several rows, by KL."""
     ordered = sorted(parts, key=lambda path: float(path.values["kl_seq"][-1]))
     names = set.intersection(*(set(path.values) for path in ordered))
@@ -157,10 +160,12 @@ def _joined(name: str, parts: Sequence[Path]) -> Path:
         ends = [first.resampled[n][:, 0], *(p.resampled[n][:, -1] for p in ordered)]
         resampled[n] = np.stack(ends, axis=1)
     estimated = any(path.kl_is_estimated for path in ordered)
-    return Path(first.task, name, np.zeros(len(ordered) + 1), values, resampled, estimated)
+    return TradePath(first.task, name, np.zeros(len(ordered) + 1), values, resampled, estimated)
 
 
-def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = None) -> pd.DataFrame:
+def matched(
+    paths: Sequence[TradePath], by: str, levels: Iterable[float] | None = None
+) -> pd.DataFrame:
     """Returns the diversity lost where each path first reaches a level; one row per path and level.
 
     Columns: `task`, `agent`, `trained` (no sweep of settings), `by`, `level`, `loss`, `low`,
@@ -187,7 +192,7 @@ def matched(paths: Sequence[Path], by: str, levels: Iterable[float] | None = Non
 MATCHED = ("task", "agent", "trained", "by", "level", "loss", "low", "high", "reached")
 
 
-def _rewards(paths: Sequence[Path], by: str, shares: Iterable[float]) -> list[float]:
+def _rewards(paths: Sequence[TradePath], by: str, shares: Iterable[float]) -> list[float]:
     if not paths:
         return []
     start = float(paths[0].values[by][0])
@@ -195,7 +200,7 @@ def _rewards(paths: Sequence[Path], by: str, shares: Iterable[float]) -> list[fl
     return [start + share * (most - start) for share in shares]
 
 
-def _matched(path: Path, by: str, level: float) -> dict[str, Any]:
+def _matched(path: TradePath, by: str, level: float) -> dict[str, Any]:
     at, again = (_loss_at(values, by, level) for values in (path.values, path.resampled))
     reached = float(np.isfinite(again).mean())
     there = bool(np.isfinite(at)) and reached >= OFTEN
@@ -225,7 +230,7 @@ def _loss_at(values: dict[str, FloatArray], by: str, level: float) -> FloatArray
     return at_level(x, loss, level)
 
 
-def volumes(paths: Sequence[Path]) -> pd.DataFrame:
+def volumes(paths: Sequence[TradePath]) -> pd.DataFrame:
     """Returns the area each path covers under (score, diversity kept); one row per path.
 
     Above the corner (the reference's score, no diversity at all), so that the reference itself
@@ -249,7 +254,7 @@ def _volume(values: dict[str, FloatArray], score: str) -> FloatArray:
     return hypervolume(x, values["kept"], corner)
 
 
-def pool_paths(out: File, tasks: Iterable[str]) -> list[Path]:
+def pool_paths(out: Path, tasks: Iterable[str]) -> list[TradePath]:
     """Returns best-of-n's path over n = 1, 2, 4, ... for each task, read from its pools.
 
     Unbiased for every n (`best_of_n_weights`); KL is the bound `log n - (n - 1) / n`.
@@ -262,7 +267,7 @@ def pool_paths(out: File, tasks: Iterable[str]) -> list[Path]:
     return paths
 
 
-def _pool_path(task: str, tables: Sequence[pd.DataFrame]) -> Path:
+def _pool_path(task: str, tables: Sequence[pd.DataFrame]) -> TradePath:
     names = [name for name in ("reward", "gold") if name in tables[0]]
     scores = [[group[names].to_numpy(float) for _, group in t.groupby("prompt")] for t in tables]
     many = min(len(group) for seed in scores for group in seed)
@@ -278,14 +283,14 @@ def _pool_path(task: str, tables: Sequence[pd.DataFrame]) -> Path:
     values = {"kl_seq": kl, **{name: mean for name, (mean, _) in means.items()}}
     resampled = {name: again for name, (_, again) in means.items()}
     resampled["kl_seq"] = np.broadcast_to(kl, (RESAMPLES, len(ns)))
-    return Path(task, FROM_POOL, np.zeros(len(ns)), values, resampled, True)
+    return TradePath(task, FROM_POOL, np.zeros(len(ns)), values, resampled, True)
 
 
 FROM_POOL = "best of n (pool)"
 """Label of best-of-n as read from a pool of the reference's samples."""
 
 
-def fits(paths: Sequence[Path]) -> pd.DataFrame:
+def fits(paths: Sequence[TradePath]) -> pd.DataFrame:
     """Returns the over-optimization fits of proxy and gold; one row per path and score.
 
     Best-of-n follows one law, everything else the other. Columns: `task`, `agent`, `score`, `law`,

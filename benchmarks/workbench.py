@@ -16,9 +16,16 @@ import torch
 from textgym.agents import AGENTS
 from textgym.agents.base import Agent, Setup, make_config
 from textgym.benchmarks import pools
-from textgym.benchmarks.cell import LEAN, RESULT, Cell, read_json, whole_directory, write_json
+from textgym.benchmarks.cell import (
+    RESULT,
+    Cell,
+    read_json,
+    whole_directory,
+    write_json,
+    write_table,
+)
 from textgym.benchmarks.checkpoints import kept
-from textgym.benchmarks.locks import make_once
+from textgym.benchmarks.locks import ignored_by_git, make_once
 from textgym.benchmarks.measure import Baseline, measure
 from textgym.benchmarks.reachable import ReferencePool
 from textgym.benchmarks.recording import Curve
@@ -206,7 +213,7 @@ class Workbench:
             raise PluginError("agent 'sft' trained no policy to serve as the reference")
         with whole_directory(folder) as temporary:
             # Weights can be made again; what git keeps of a results folder is the numbers.
-            (self.out / "references" / ".gitignore").write_text("*\n")
+            ignored_by_git(self.out / "references")
             agent.policy.save(temporary)
             curve.frame().to_parquet(temporary / "curve.parquet", index=False)
 
@@ -248,7 +255,7 @@ class Workbench:
             pools.save_pool(pool, scores, k, measured.common_length, reference)
         with whole_directory(folder) as temporary:
             measured.prompts.to_parquet(temporary / "prompts.parquet", index=False)
-            seen.samples.to_parquet(temporary / SAMPLES, index=False, **LEAN)  # to score them later
+            write_table(seen.samples, temporary / SAMPLES)  # to score them later
             if pool is not None:
                 pool.save(temporary / POOL)
             if looks:

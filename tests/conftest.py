@@ -1,6 +1,7 @@
 """Settings for every test: one torch thread, as in a benchmark's worker, and no network."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -50,3 +51,18 @@ def model(tmp_path_factory):
 def other_model(tmp_path_factory):
     """The same with another vocabulary."""
     return make_model(tmp_path_factory.mktemp("model"), vocab_size=261)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser; without one the tests that ask for it are skipped."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need Playwright: pip install playwright"
+    )
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if found is None:
+        pytest.skip("the browser tests need Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox", "--headless"])
+        yield browser
+        browser.close()

@@ -20,6 +20,7 @@ import vl_convert
 from altair.utils.schemapi import debug_mode
 
 from textgym.benchmarks import trade_offs
+from textgym.benchmarks.cell import whole_file
 from textgym.benchmarks.page import compare, curves, trade
 from textgym.benchmarks.page.charts import Figure, own_colours, theme
 from textgym.benchmarks.page.data import FAMILIES, Progress, Results, read_results
@@ -155,12 +156,8 @@ def _write(path: Path, content: str | bytes) -> Written:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_bytes(raw)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Written(path, len(raw))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from textgym.benchmarks.report import terminal
 from textgym.errors import ConfigError
 
-LIBRARIES = ("altair", "vl_convert")
+LIBRARIES = ("altair", "vl_convert", "PIL")
 """What the extra `report` installs."""
 
 

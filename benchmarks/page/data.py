@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from textgym.agents import AGENTS
-from textgym.benchmarks.algorithm_figures import GRADIENT
+from textgym.benchmarks.algorithm_figures import COLOURS, GRADIENT
 from textgym.benchmarks.algorithm_figures import family as algorithm_family
-from textgym.benchmarks.cell import SUITE, read_json
+from textgym.benchmarks.cell import SUITE, is_reference, read_json
 from textgym.benchmarks.checkpoints import CHECKPOINTS
 from textgym.benchmarks.intervals import DIVERSITY
 from textgym.benchmarks.leaderboard import Entry, build, read_entries
@@ -22,15 +22,15 @@ from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.pools import POOLS, START
 from textgym.benchmarks.report import rows_of
 from textgym.benchmarks.suite import folder_name
-from textgym.benchmarks.trade_offs import FROM_POOL, Path, pool_paths, read_paths
+from textgym.benchmarks.trade_offs import FROM_POOL, TradePath, pool_paths, read_paths
 
 TRL, PLUGIN = "TRL", "plug-in"
 FAMILIES = {
     "untrained": ("INK", "circle"),
-    "selection": ("#E69F00", "square"),
-    GRADIENT: ("#0072B2", "diamond"),
-    "preferences": ("#009E73", "triangle-up"),
-    "distribution matching": ("#CC79A7", "triangle-down"),
+    "selection": (COLOURS["selection"], "square"),
+    GRADIENT: (COLOURS[GRADIENT], "diamond"),
+    "preferences": (COLOURS["preferences"], "triangle-up"),
+    "distribution matching": (COLOURS["distribution matching"], "triangle-down"),
     TRL: ("#D55E00", "cross"),
     PLUGIN: ("#56B4E9", "triangle-right"),
 }
@@ -67,7 +67,7 @@ class Run:
     task: str
     agent: str
     seed: int
-    folder: File
+    folder: Path
     result: dict[str, Any]
     prompts: pd.DataFrame
 
@@ -82,9 +82,7 @@ class Run:
     @property
     def is_reference(self) -> bool:
         """Whether the agent is the reference itself, as it is."""
-        config = self.result["config"]
-        name, options = config["agent"]["name"], config["agent"]["options"]
-        return name in ("reference", config.get("reference")) and not options
+        return is_reference(self.result["config"])
 
 
 @dataclass
@@ -98,7 +96,7 @@ class Results:
         board: the leaderboard, best first within each task.
     """
 
-    out: File
+    out: Path
     suite: dict[str, Any]
     entries: list[Entry]
     board: pd.DataFrame
@@ -112,7 +110,7 @@ class Results:
             for r, prompts in zip(e.results, e.prompts, strict=True)
         ]
 
-    def _folder(self, entry: Entry, seed: int) -> File:
+    def _folder(self, entry: Entry, seed: int) -> Path:
         return self.out / folder_name(entry.task) / folder_name(entry.agent) / f"seed-{seed}"
 
     @cached_property
@@ -140,12 +138,9 @@ class Results:
         return [run for run in self.of(task) if run.is_reference]
 
     @cached_property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[TradePath]:
         """Every agent's way through training, swept controls and best-of-n from pools too."""
-        try:
-            found = read_paths(self.out, self.entries)
-        except FileNotFoundError:  # checkpoints without the reference's own numbers
-            return []
+        found = read_paths(self.out, self.entries)
         tasks = list(dict.fromkeys(path.task for path in found))
         return found + pool_paths(self.out, tasks)
 
@@ -199,7 +194,7 @@ class Results:
         return [pd.read_parquet(path) for path in sorted(folder.glob(f"{pattern}.parquet"))]
 
 
-def read_results(out: File) -> Results:
+def read_results(out: Path) -> Results:
     """Reads a results folder and builds its leaderboard.
 
     Raises: ResultsError when the folder holds no cell or a file cannot be read.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from textgym.benchmarks.cell import is_reference
 from textgym.benchmarks.workbench import SAMPLES
 from textgym.errors import ResultsError
 
@@ -59,8 +60,7 @@ class OldCell:
     @property
     def is_reference(self) -> bool:
         """Whether its agent is the reference policy itself, sampled as it is."""
-        agent, reference = self.result["config"]["agent"], self.result["config"]["reference"]
-        return not agent["options"] and agent["name"] in ("reference", reference)
+        return is_reference(self.result["config"])
 
     def samples(self) -> pd.DataFrame:
         """Returns one row per response. Raises: ResultsError."""

@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from textgym.benchmarks import report
 from textgym.benchmarks.cell import (
-    LEAN,
     RESULT,
     read_json,
     require_writable,
     sweep,
     whole_directory,
     write_json,
+    write_table,
 )
 from textgym.benchmarks.commands import INTERRUPTED, LEADERBOARD, leaderboard
 from textgym.benchmarks.intervals import BASELINE, DIVERSITY, intervals
@@ -237,5 +237,5 @@ def _rewrite(
                 shutil.copy2(path, temporary)
         for name, new in tables.items():
             table = pd.read_parquet(folder / name).drop(columns=old["columns"], errors="ignore")
-            table.assign(**new).to_parquet(temporary / name, index=False, **LEAN)
+            write_table(table.assign(**new), temporary / name)
         write_json(temporary / RESULT, result)

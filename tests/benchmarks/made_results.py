@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -22,12 +23,12 @@ SPECS = {
 }
 
 
-def make_cell(agent, seed=0, task="summarize", model="tiny"):
-    return Cell(
-        task=Spec(task),
-        agent=SPECS[agent],
+def make_cell(agent, seed=0, task="summarize", **changes):
+    cell = Cell(
+        task=task if isinstance(task, Spec) else Spec(task),
+        agent=SPECS.get(agent, Spec(agent)),
         seed=seed,
-        model=model,
+        model="tiny",
         fingerprint="f" * 64,
         reference="sft",
         precision="auto",
@@ -35,6 +36,7 @@ def make_cell(agent, seed=0, task="summarize", model="tiny"):
         budget=8,
         evaluation=Evaluation(prompts=PROMPTS, samples_per_prompt=2),
     )
+    return dataclasses.replace(cell, **changes)
 
 
 def store(out, cell, *, reward, gold=None, kl=1.0, kept=0.5, tables=None, seconds=2.0, **changes):

@@ -5,29 +5,14 @@ import io
 
 import pandas as pd
 import pytest
+from made_results import make_cell
 from rich.console import Console
 
-from textgym.benchmarks.cell import Cell, write_cell, write_error, write_json
+from textgym.benchmarks.cell import write_cell, write_error, write_json
 from textgym.benchmarks.leaderboard import build, read_entries
 from textgym.benchmarks.report import markdown, print_table, write
-from textgym.benchmarks.suite import Evaluation, Spec
+from textgym.benchmarks.suite import Spec
 from textgym.errors import ResultsError
-
-
-def make_cell(agent, seed=0, **changes):
-    cell = Cell(
-        task=Spec("summarize"),
-        agent=Spec(agent),
-        seed=seed,
-        model="tiny",
-        fingerprint="f",
-        reference="sft",
-        precision="auto",
-        sft={},
-        budget=8,
-        evaluation=Evaluation(),
-    )
-    return dataclasses.replace(cell, **changes)
 
 
 def store(out, cell, *, gold, metrics=None, **columns):

@@ -4,26 +4,10 @@ import io
 import time
 
 import pytest
+from made_results import make_cell
 from rich.console import Console
 
-from textgym.benchmarks.cell import Cell
 from textgym.benchmarks.live import CELLS, Costs, View
-from textgym.benchmarks.suite import Evaluation, Spec
-
-
-def make_cell(agent, seed=0):
-    return Cell(
-        task=Spec("summarize"),
-        agent=Spec(agent),
-        seed=seed,
-        model="tiny",
-        fingerprint="f",
-        reference="sft",
-        precision="auto",
-        sft={},
-        budget=8,
-        evaluation=Evaluation(),
-    )
 
 
 def test_the_time_left_is_worked_by_hand():

@@ -1,31 +1,12 @@
 """The page in a real browser: sorts, filters, runs, samples, themes, a telephone, hostile text."""
 
-import shutil
-
 import pytest
 from made_results import EVIL, fail, make_cell, make_results, store, store_suite
 
 from textgym.benchmarks.page.build import write_page
 from textgym.models.tokenize import load_tokenizer
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser tests need Playwright: pip install playwright"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="the browser tests need Chromium: apt-get install chromium"
-)
 DARK, LIGHT = "rgb(22, 24, 27)", "rgb(255, 255, 255)"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--headless"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """People label in a real browser: keys, reloads, undo, a server that goes away."""
 
-import shutil
 import time
 
 import pytest
@@ -10,25 +9,8 @@ from textgym.feedback.page.links import load_secret, token
 from textgym.feedback.records import BINARY, RATING, Question
 from textgym.feedback.store import FeedbackStore
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser tests need Playwright: pip install playwright"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="the browser tests need Chromium: apt-get install chromium"
-)
 UNREAD_S = 0.25
 """The page takes no answer sooner after it has shown a question."""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--headless"]
-        )
-        yield browser
-        browser.close()
 
 
 class Tab:
