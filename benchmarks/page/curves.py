@@ -27,7 +27,7 @@ from textgym.benchmarks.page.charts import (
 )
 from textgym.benchmarks.page.data import FEWEST, Results, Run
 from textgym.benchmarks.report import rows_of
-from textgym.benchmarks.trade_offs import Path
+from textgym.benchmarks.trade_offs import TradePath
 from textgym.functional.best_of_n import best_of_n_weights
 from textgym.metrics.overoptimization import features
 
@@ -215,7 +215,7 @@ def over_optimization(results: Results, task: str, fits: pd.DataFrame) -> Figure
     return Figure("over-optimization", task, {"by agent": _panels(ordered(rows))}, note)
 
 
-def _gains(path: Path) -> list[dict[str, Any]]:
+def _gains(path: TradePath) -> list[dict[str, Any]]:
     """Returns what an agent has gained over the reference at each checkpoint."""
     d = np.sqrt(np.maximum(path.values["kl_seq"], 0))
     return [
