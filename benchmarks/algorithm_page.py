@@ -7,22 +7,20 @@ from the agents' configs (`settings:AGENT`) and from the results of the suite `a
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import inspect
 import math
 import re
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from textgym.agents import AGENTS
-from textgym.benchmarks import report
+from textgym.benchmarks import filling, report
 from textgym.benchmarks.leaderboard import ALL_TASKS
 from textgym.benchmarks.suite import Spec, load_suite
-from textgym.errors import ConfigError, TextGymError
 
 ORACLE = "algorithms/oracle"
 PARTS = {"core": "core", ORACLE: "algorithms-oracle"}
@@ -38,19 +36,8 @@ def fill(text: str, results: Path) -> str:
         ResultsError: results that cannot be read.
     """
     tables = {part: pd.read_csv(results / part / "leaderboard.csv") for part in PARTS}
-
-    def between(found: re.Match[str]) -> str:
-        kind, name = found.group(1), found.group(2)
-        made = settings(name) if kind == "settings" else results_of(name, tables)
-        return f"<!-- {kind}:{name} -->\n{made}\n<!-- /{kind}:{name} -->"
-
-    pattern = r"<!-- (settings|results):(\S+) -->\n.*?<!-- /\1:\2 -->"
-    filled = re.sub(pattern, between, text, flags=re.DOTALL)
-    opened = re.findall(r"<!-- (?:settings|results):(\S+) -->", text)
-    closed = [name for _, name in re.findall(pattern, text, flags=re.DOTALL)]
-    if opened != closed:
-        raise ConfigError(f"markers that are not closed: {sorted(set(opened) - set(closed))}")
-    return filled
+    makers = {"settings": settings, "results": partial(results_of, tables=tables)}
+    return filling.fill(text, makers)
 
 
 def settings(name: str) -> str:
@@ -64,15 +51,11 @@ def settings(name: str) -> str:
         rows.append((f"`{field.name}`", f"`{shown}`", says.get(field.name, "")))
     if len(rows) == 2:
         return "It has no settings."
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in rows)
+    return "\n".join(report.markdown_row([str(cell) for cell in row]) for row in rows)
 
 
 def _is_float(value: Any) -> bool:
     return isinstance(value, float) and math.isfinite(value)
-
-
-def _escaped(cell: Any) -> str:
-    return str(cell).replace("|", "\\|")
 
 
 def field_sentences(config_class: type[Any]) -> dict[str, str]:
@@ -97,7 +80,8 @@ def results_of(name: str, tables: dict[str, pd.DataFrame]) -> str:
         rows = [row for spec in specs for row in _rows(tables[part], spec, part)]
         if rows:
             head = ["on", "agent", *_titles(part)]
-            lines += ["", _line(head), _line(["---", "---", *("---:" for _ in head[2:])]), *rows]
+            rule = ["---", "---", *("---:" for _ in head[2:])]
+            lines += ["", report.markdown_row(head), report.markdown_row(rule), *rows]
             lines += ["", *(_setting_note(spec) for spec in specs if spec.options)]
     return "\n".join(lines).strip() or "Not in the suite."
 
@@ -118,11 +102,7 @@ def _row(row: dict[str, Any], part: str) -> str:
     by_title = {column.title: report.number(row, column) for column in columns}
     by_title["rank"] = report.NONE if pd.isna(row["rank"]) else str(int(row["rank"]))
     cells = [by_title[title] for title in _titles(part)]
-    return _line([str(row["task"]), str(row["agent"]), *cells])
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+    return report.markdown_row([str(row["task"]), str(row["agent"]), *cells])
 
 
 def _setting_note(spec: Spec) -> str:
@@ -132,17 +112,8 @@ def _setting_note(spec: Spec) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Rewrites the page; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("page", nargs="?", type=Path, default=Path("docs/algorithms.md"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    given = parser.parse_args(arguments)
-    try:
-        text = given.page.read_text("utf-8")
-        given.page.write_text(fill(text, given.results), "utf-8")
-    except (TextGymError, OSError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
-    return 0
+    about = (__doc__ or "").partition("\n")[0]
+    return filling.run(about, "docs/algorithms.md", fill, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from textgym.benchmarks.intervals import DIVERSITY
+from textgym.benchmarks.intervals import DIVERSITY, SET
 from textgym.benchmarks.measure import HEADLINE
 from textgym.benchmarks.sample_numbers import take_numbers
 
@@ -33,7 +33,8 @@ CHECKPOINT = "checkpoint/"
 KEPT = ("reward", "gold", "length", "kl_seq", "duplicate_rate")
 """Columns of a checkpoint where the task has them,"""
 KEPT_DIVERSITY = ("ead", "self_bleu", "embedding", "mode_entropy")
-"""and those of diversity, one of each kind: hundreds of cells keep their checkpoints."""
+"""and those of diversity, one of each kind: hundreds of cells keep their checkpoints. The task's
+numbers of sets are kept too, of as many samples as a checkpoint has."""
 
 
 def is_due(rows: int) -> bool:
@@ -91,7 +92,8 @@ class Checkpoints:
         table = pd.DataFrame(numbers.per_prompt)
         self.tables[step] = _labelled(table, step, completions)
         self.seconds += time.perf_counter() - began
-        shown = [n for n in (*KEPT, DIVERSITY + HEADLINE) if n in table]
+        names = (*KEPT, DIVERSITY + HEADLINE, *_of_sets(table))
+        shown = [n for n in names if n in table and table[n].notna().any()]
         return {name: float(table[name].mean()) for name in shown}
 
     def frame(self, from_reference: bool) -> pd.DataFrame:
@@ -113,5 +115,9 @@ def _labelled(table: pd.DataFrame, step: int, completions: int) -> pd.DataFrame:
 
 def kept(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns that checkpoints keep, in single precision."""
-    names = (*KEPT, *(DIVERSITY + kind for kind in KEPT_DIVERSITY))
+    names = (*KEPT, *(DIVERSITY + kind for kind in KEPT_DIVERSITY), *_of_sets(table))
     return table[[name for name in names if name in table]].astype("float32")
+
+
+def _of_sets(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if str(name).startswith(SET)]

@@ -229,15 +229,18 @@ def pretrain(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of --data.")] = "train",
+    world: Annotated[
+        str, typer.Option(help="Without --data: tiny (reports and a forum) or town.")
+    ] = "tiny",
     settings: Settings = None,
     seed: Seed = 0,
 ) -> None:
-    """Pretrain a small language model, on the embedded world or on any texts."""
+    """Pretrain a small language model, on an embedded world or on any texts."""
     from textgym.benchmarks import pretraining
 
     chosen = options(settings)
     if not data:
-        pretraining.pretrain_world(out, chosen, seed)
+        pretraining.pretrain_world(out, chosen, seed, world)
     else:
         pretraining.pretrain_data(out, data, split, chosen, seed)
 
@@ -254,17 +257,32 @@ def pretrain_toxicity(
     pretraining.pretrain_toxicity(out, options(settings), seed)
 
 
-@app.command("pretrain-reward")
-def pretrain_reward(
-    out: Annotated[Path, typer.Option(help="Folder for the reward model.")],
-    model: Annotated[str, typer.Option(help="Language model it starts from.")] = "tiny",
+@app.command("pretrain-sentiment")
+def pretrain_sentiment(
+    out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
     settings: Settings = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the embedded summarize task's reward model on simulated comparisons."""
+    """Train the embedded sentiment classifier on the town's reviews."""
     from textgym.benchmarks import pretraining
 
-    pretraining.pretrain_reward(out, model, options(settings), seed)
+    pretraining.pretrain_sentiment(out, options(settings), seed)
+
+
+@app.command("pretrain-reward")
+def pretrain_reward(
+    out: Annotated[Path, typer.Option(help="Folder for the reward model.")],
+    task: Annotated[str, typer.Option(help="summarize, assistant or author.")] = "summarize",
+    model: Annotated[
+        str | None, typer.Option(help="Language model it starts from; the task's own.")
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+) -> None:
+    """Train an embedded task's reward model on simulated comparisons."""
+    from textgym.benchmarks import pretraining
+
+    pretraining.pretrain_reward(out, task, model, options(settings), seed)
 
 
 app.command()(label)

@@ -19,6 +19,8 @@ LOSS = "diversity_loss/"
 BEYOND = "loss_beyond_optimum/"
 """Prefix of (D(best at the agent's KL) - D(agent)) / D(reference): the loss reward did not ask
 for."""
+SET = "set/"
+"""Prefix of a task's numbers of a prompt's K completions together."""
 EFFICIENCY = "frontier_efficiency"
 """`(R_agent - R_ref) / (R*(KL_agent) - R_ref)`, R* the frontier."""
 RESAMPLES = 1000

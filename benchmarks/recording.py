@@ -63,6 +63,16 @@ class CountedTask(Task):
         """Returns the inner task's measures."""
         return self.inner.measures(prompts, completions, **columns)
 
+    def set_measures(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        samples_per_prompt: int,
+        **columns: list[Any],
+    ) -> dict[str, list[float]]:
+        """Returns the inner task's measures of each prompt's completions together."""
+        return self.inner.set_measures(prompts, completions, samples_per_prompt, **columns)
+
     def modes(
         self, prompts: list[str], completions: list[str], **columns: list[Any]
     ) -> list[str] | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from textgym.benchmarks.exact import REGRET
-from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS
+from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS, SET
 from textgym.benchmarks.leaderboard import ALL_TASKS, SETTINGS, order
 from textgym.benchmarks.measure import HEADLINE, HEADLINE_NAME
 from textgym.benchmarks.rescoring.records import MARK
@@ -87,8 +87,15 @@ def _absent(value: Any) -> bool:
 def shown_columns(table: pd.DataFrame) -> list[Column]:
     """Returns the columns that some row has a number for."""
     enumerated = REGRET in table and table[REGRET].notna().any()
-    columns = [*(EXACT_COLUMNS if enumerated else COLUMNS), *added_columns(table)]
+    columns = [*(EXACT_COLUMNS if enumerated else COLUMNS), *_set_columns(table)]
+    columns += added_columns(table)
     return [c for c in columns if c.metric in table and table[c.metric].notna().any()]
+
+
+def _set_columns(table: pd.DataFrame) -> list[Column]:
+    """Returns the task's own numbers of sets of completions."""
+    found = (str(n) for n in table if str(n).startswith(SET))
+    return [Column(_title(n), n) for n in found if not n.endswith(("_low", "_high"))]
 
 
 def added_columns(table: pd.DataFrame) -> list[Column]:
@@ -100,7 +107,7 @@ def added_columns(table: pd.DataFrame) -> list[Column]:
 def _title(metric: str) -> str:
     if metric.startswith(LOSS):
         return f"{metric.removeprefix(LOSS)} loss"
-    return metric.removeprefix(DIVERSITY).replace("_", " ")
+    return metric.removeprefix(DIVERSITY).removeprefix(SET).replace("_", " ")
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:

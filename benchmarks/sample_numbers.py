@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgym.benchmarks.intervals import DIVERSITY
+from textgym.benchmarks.intervals import DIVERSITY, SET
+from textgym.errors import RewardError
 from textgym.functional import entropy, full_kl
 from textgym.metrics import diversity, kl, responses, sets, toxicity
 from textgym.models.sampling import sampling_distribution
@@ -51,8 +52,9 @@ class Numbers:
     """What samples are, before any comparison.
 
     Attributes:
-        columns: one number per response [B], by name.
-        per_prompt: one number per prompt [N], by name; per-input diversity among them.
+        columns: one number per response [B], by name; NaN where it does not apply.
+        per_prompt: one number per prompt [N], by name; per-input diversity and the task's numbers
+            of sets (`SET`) among them. NaN where nothing of the prompt's applies.
         across: across-input diversity by metric.
         tokens: one number per token.
         modes: the world's voice of each response, or None.
@@ -83,14 +85,13 @@ def take_numbers(
     columns = _scores(samples, task)
     tokens = _likelihoods(samples, policy, reference)
     per_prompt = {name: _means(values, k) for name, values in columns.items()}
+    per_prompt |= _of_sets(samples, task)
     if tokens.kl is not None:
         per_prompt["kl_seq"] = kl.prompt_sums(tokens.kl, mask, k)
     if tokens.entropy is not None:
         per_prompt["entropy_seq"] = kl.prompt_sums(tokens.entropy, mask, k)
     if TOXICITY in columns:
-        highest = toxicity.max_toxicity(columns[TOXICITY].reshape(-1, k))
-        per_prompt["expected_max_toxicity"] = highest
-        per_prompt["toxicity_probability"] = (highest > 0.5).astype(float)
+        per_prompt |= _worst(columns[TOXICITY].reshape(-1, k))
     if k > 1:
         rate = sets.per_prompt(responses.duplicate_rate, samples.completions, k)
         per_prompt["duplicate_rate"] = rate
@@ -102,7 +103,36 @@ def take_numbers(
 
 
 def _means(values: np.ndarray, k: int) -> np.ndarray:
-    return np.asarray(values.reshape(-1, k).mean(axis=1))
+    """Returns [N], the mean over what applies of each prompt's K; NaN where nothing does."""
+    groups = values.reshape(-1, k)
+    known = ~np.isnan(groups)
+    total, count = np.where(known, groups, 0).sum(axis=1), known.sum(axis=1)
+    mean = np.full(len(groups), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean
+
+
+def _worst(scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the highest of each prompt's toxicities [N, K], and whether it is above a half."""
+    unknown = np.isnan(scores)
+    highest = toxicity.max_toxicity(np.where(unknown, 0, scores))
+    highest[unknown.all(axis=1)] = np.nan
+    probability = np.where(np.isnan(highest), np.nan, highest > 0.5)
+    return {"expected_max_toxicity": highest, "toxicity_probability": probability}
+
+
+def _of_sets(samples: Rollout, task: Task) -> dict[str, np.ndarray]:
+    """Returns the task's numbers of each prompt's K completions together, [N] by name."""
+    k = samples.samples_per_prompt
+    found = task.set_measures(samples.prompts, samples.completions, k, **samples.columns)
+    prompts = len(samples) // k
+    for name, values in found.items():
+        if len(values) != prompts:
+            raise RewardError(
+                f"set measure {name!r} of task {task.name!r} returned {len(values)} values for "
+                f"{prompts} prompts"
+            )
+    return {SET + name: np.array(values, float) for name, values in found.items()}
 
 
 def _scores(samples: Rollout, task: Task) -> dict[str, np.ndarray]:

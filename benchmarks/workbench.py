@@ -17,6 +17,7 @@ from textgym.agents import AGENTS
 from textgym.agents.base import Agent, Setup, make_config
 from textgym.benchmarks import pools
 from textgym.benchmarks.cell import (
+    OWN_MODEL,
     RESULT,
     Cell,
     read_json,
@@ -141,9 +142,12 @@ class Workbench:
         self._policies: dict[tuple[str, str], Policy] = {}
 
     def task(self, spec: Spec, model: str) -> Task:
-        """Returns the task, made once; one that takes a `backbone` gets the suite's model."""
+        """Returns the task, made once; one that takes a `backbone` gets the suite's model.
+
+        A cell that starts from `OWN_MODEL` leaves the backbone to the task.
+        """
         options = dict(spec.options)
-        if "backbone" in inspect.signature(TASKS.load(spec.name)).parameters:
+        if model != OWN_MODEL and "backbone" in inspect.signature(TASKS.load(spec.name)).parameters:
             options.setdefault("backbone", model)
         key = json.dumps([spec.name, options], sort_keys=True, default=str)
         if key not in self._tasks:

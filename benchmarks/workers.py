@@ -205,7 +205,7 @@ def worker_context() -> ForkServerContext | SpawnContext:
 def _serve(connection: Connection, make: Callable[[], Workbench]) -> None:
     """What a worker process does: jobs, until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    watch_parent()
     torch.set_num_threads(1)
     bench = make()
     while True:
@@ -215,6 +215,11 @@ def _serve(connection: Connection, make: Callable[[], Workbench]) -> None:
             return
         connection.send(_answer(job, bench, cell))
         _give_memory_back()
+
+
+def watch_parent() -> None:
+    """Makes this process end when its parent dies, so that no worker outlives a killed command."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

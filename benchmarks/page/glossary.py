@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS
+from textgym.benchmarks.intervals import BEYOND, DIVERSITY, EFFICIENCY, LOSS, SET
 from textgym.benchmarks.measure import ACROSS
 
 
@@ -208,8 +208,13 @@ PREFIXED = {
         "D of one response per prompt, averaged over the K choices, D = {}",
         "No pool of all samples: that would mix it with diversity per input.",
     ),
+    SET: (
+        "of the set",
+        "mean over prompts of {!r} of its K completions together, as the task says",
+        "Depends on K. Prompts that it does not apply to are left out.",
+    ),
 }
-"""Numbers that are there once for every diversity metric."""
+"""Numbers that are there once for every diversity metric, or for every measure of sets."""
 
 
 def define(metric: str) -> Definition:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from textgym.benchmarks.cell import read_json, require_writable
 from textgym.benchmarks.provenance import commit, machine, versions
 from textgym.benchmarks.studies.study import STUDIES, Point, Study, point_name, read_rows, shown
-from textgym.benchmarks.workers import worker_context
+from textgym.benchmarks.workers import watch_parent, worker_context
 from textgym.cache import cache_root
 from textgym.errors import ConfigError, ResultsError
 from textgym.feedback.report.plots import require_matplotlib
@@ -92,7 +92,7 @@ def write_page(name: str, out: Path, settings: Mapping[str, float] | None = None
         f"# {name}",
         study.question,
         shown(summary, study.by),
-        f"Mean ± standard error over {count} {'seeds' if count > 1 else 'seed'}.",
+        f"Mean ± {study.spread} over {count} {'seeds' if count > 1 else 'seed'}.",
         f"![{name}](study.png)",
         "\n".join(f"- {finding}" for finding in study.findings(summary)),
         *(
@@ -152,6 +152,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
+    watch_parent()
     torch.set_num_threads(1)
 
 

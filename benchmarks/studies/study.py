@@ -28,6 +28,10 @@ STUDIES = Registry(
         "whose-preferences": "textgym.benchmarks.studies.whose:WhosePreferences",
         "ai-feedback": "textgym.benchmarks.studies.ai_feedback:AIFeedback",
         "amount-of-data": "textgym.benchmarks.studies.amount:AmountOfData",
+        "overoptimization": "textgym.benchmarks.studies.overoptimization:Overoptimization",
+        "author-searcher": "textgym.benchmarks.studies.author_searcher:AuthorSearcher",
+        "generalisation": "textgym.benchmarks.studies.generalisation:Generalisation",
+        "sensitivity": "textgym.benchmarks.studies.sensitivity:Sensitivity",
     },
     "textgym.studies",
 )
@@ -41,12 +45,14 @@ class Study(ABC):
         seeds: how many its published results have.
         by: what rows are told apart by, beside the seed; means are taken over the rest.
         defaults: settings of what is told, by name. What is run does not depend on them.
+        spread: what stands behind the ± of the summary, its `<name>_se`.
     """
 
     question: ClassVar[str]
     seeds: ClassVar[int] = 3
     by: ClassVar[tuple[str, ...]]
     defaults: ClassVar[dict[str, float]] = {}
+    spread: ClassVar[str] = "standard error"
 
     def __init__(self, settings: Mapping[str, float] | None = None) -> None:
         """Takes settings in place of the defaults. Raises: UnknownNameError for another name."""
@@ -95,7 +101,7 @@ def point_name(point: Point) -> str:
 
 
 def shown(summary: pd.DataFrame, by: Sequence[str]) -> str:
-    """Returns the summary as a Markdown table; numbers as mean ± standard error."""
+    """Returns the summary as a Markdown table; numbers as mean ± what `<name>_se` holds."""
     names = [c for c in summary.columns if c not in by and not c.endswith("_se")]
     lines = [f"| {' | '.join([*by, *names])} |", "| " + " | ".join(["---"] * len(by))]
     lines[1] += " | " + " | ".join(["---:"] * len(names)) + " |"

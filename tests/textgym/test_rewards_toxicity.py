@@ -8,7 +8,8 @@ import torch
 from textgym.errors import ConfigError, DataError, ModelError
 from textgym.rewards import detoxify
 from textgym.rewards.detoxify import CHECKPOINT, Toxicity, sha256
-from textgym.rewards.train_toxicity import ToxicityConfig, auc, train_toxicity
+from textgym.rewards.text_classifier import auc
+from textgym.rewards.train_toxicity import ToxicityConfig, train_toxicity
 
 NOUNS = ["boat", "tram", "mill", "choir", "barn", "ferry", "school", "market", "tower", "garden"]
 PLACES = [f"in town {i}" for i in range(12)]

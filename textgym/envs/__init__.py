@@ -9,6 +9,10 @@ import gymnasium
 ENVS: dict[str, dict[str, Any]] = {
     "textgym/Summarize-v0": {"task": "summarize"},
     "textgym/Toxicity-v0": {"task": "toxicity"},
+    "textgym/Assistant-v0": {"task": "assistant"},
+    "textgym/Author-v0": {"task": "author"},
+    "textgym/Sentiment-v0": {"task": "sentiment"},
+    "textgym/Caveats-v0": {"task": "caveats"},
     "textgym/Text-v0": {},
     "textgym/Oracle-v0": {"task": "known-frontier"},
     "textgym/TwoModes-v0": {"task": "two-modes"},

@@ -78,7 +78,7 @@ class TokenTask:
     ) -> None:
         if isinstance(task, Task) and task_options:
             raise ConfigError(f"a task object takes no options, got {', '.join(task_options)}")
-        require_split(split)
+        require_split(split, ood=True)
         self.task = load_task(task, **(task_options or {}))
         self.tokenizer = _ready(self.task.tokenizer() if tokenizer is None else tokenizer)
         self.eos_id = int(self.tokenizer.eos_token_id)

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 TINY = "tiny"
 """The name of the language model that ships with the package."""
 
+PACKAGED = {TINY: "lm", "town": "town_lm"}
+"""Names of the language models that ship with the package, and their folders in the assets: one of
+reports and a forum, one of the town that answers, passes on news, reviews and tells stories."""
+
 CONFIGS = ("config.json", "tokenizer.json", "tokenizer_config.json")
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 
 
 def resolve(name_or_path: str | Path) -> str:
-    """Returns where a model lies: the packaged folder for "tiny", else what was given.
+    """Returns where a model lies: the packaged folder for "tiny" or "town", else what was given.
 
     Raises: ModelError when a path that can only be a folder does not exist.
     """
     name = str(name_or_path)
-    if name == TINY:
-        name = str(resources.files("textgym.assets").joinpath("lm"))
+    if name in PACKAGED:
+        name = str(resources.files("textgym.assets").joinpath(PACKAGED[name]))
         if not Path(name, "config.json").is_file():
             raise ModelError(f"the packaged language model is missing: no config.json in {name}")
         return name

@@ -180,14 +180,18 @@ class RewardModel:
         """Returns what is kept beside the weights, as JSON values."""
         return {"mean": self.mean, "std": self.std, "max_tokens": self.max_tokens}
 
-    def save(self, out: str | Path) -> None:
+    def save(self, out: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes the trunk, head and tokenizer (safetensors and JSON) into a folder.
+
+        Args:
+            out: the folder.
+            dtype: what the trunk is rounded to in the file; it is computed with in float32 again.
 
         Raises: ModelError when they cannot be written; nothing half-written loads then.
         """
         with written_whole(out) as folder:
             with quiet():
-                self.trunk.save_pretrained(folder)
+                copy.deepcopy(self.trunk).to(dtype).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             save_model(self.head, str(folder / HEAD))
             (folder / CONSTANTS).write_text(json.dumps(self.constants(), indent=2) + "\n")

@@ -14,6 +14,10 @@ TASKS = Registry(
     {
         "summarize": "textgym.tasks.summarize:make_summarize",
         "toxicity": "textgym.tasks.toxicity:make_toxicity",
+        "assistant": "textgym.tasks.assistant:make_assistant",
+        "author": "textgym.tasks.author:make_author",
+        "sentiment": "textgym.tasks.sentiment:make_sentiment",
+        "caveats": "textgym.tasks.caveats:make_caveats",
         "two-modes": "textgym.tasks.oracle.two_modes:TwoModes",
         "known-frontier": "textgym.tasks.oracle.known_frontier:KnownFrontier",
         "noisy-reward": "textgym.tasks.oracle.noisy_reward:NoisyReward",

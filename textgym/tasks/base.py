@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from textgym.seeding import Streams
 
 SPLITS = ("train", "validation", "test")
+"""What every task has."""
+OOD = "ood"
+"""A second test split, out of distribution: what training never meets. Some tasks have one."""
 
 
 class Task(ABC):
@@ -48,6 +51,8 @@ class Task(ABC):
         """Returns the split's rows: a `prompt` column and whatever the judges need.
 
         A `reference` column, where there is one, holds the human completion.
+
+        Raises: DataError for an unknown split, `OOD` where the task has none among them.
         """
 
     @abstractmethod
@@ -67,7 +72,30 @@ class Task(ABC):
     def measures(
         self, prompts: list[str], completions: list[str], **columns: list[Any]
     ) -> dict[str, list[float]]:
-        """Returns the task's further per-completion numbers by name (ROUGE, toxicity, ...)."""
+        """Returns the task's further per-completion numbers by name (ROUGE, toxicity, ...).
+
+        NaN stands for a completion that a number does not apply to.
+        """
+        return {}
+
+    def set_measures(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        samples_per_prompt: int,
+        **columns: list[Any],
+    ) -> dict[str, list[float]]:
+        """Returns numbers of each prompt's completions together, [N] by name.
+
+        Args:
+            prompts: B = N * K, prompt-major.
+            completions: B.
+            samples_per_prompt: K.
+            columns: the data set's other columns, B values each.
+
+        Returns:
+            NaN stands for a prompt that a number does not apply to.
+        """
         return {}
 
     def modes(
@@ -92,10 +120,18 @@ class Task(ABC):
         return self
 
 
-def require_split(split: str) -> None:
-    """Raises DataError unless `split` is one of train, validation, test."""
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+def require_split(split: str, *, ood: bool = False) -> None:
+    """Raises DataError unless `split` is one of train, validation, test, or of ood if there is one.
+
+    Args:
+        split: what is asked for.
+        ood: whether there is an out-of-distribution split.
+    """
+    known = (*SPLITS, OOD) if ood else SPLITS
+    if split == OOD and not ood:
+        raise DataError(f"no out-of-distribution split here; expected one of {', '.join(known)}")
+    if split not in known:
+        raise DataError(f"unknown split {split!r}; expected one of {', '.join(known)}")
 
 
 def checked_rewards(values: list[float], expected: int, name: str) -> list[float]:

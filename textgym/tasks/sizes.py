@@ -15,7 +15,7 @@ class Sizes:
 
     Attributes:
         train, validation, test: rows per split: how many a world writes, or at most how many of a
-            data set are used.
+            data set are used. An out-of-distribution split has as many as `test`.
         demonstrations: rows for supervised fine-tuning, likewise.
         max_prompt_tokens: window kept for the prompt, tokens.
         max_response_tokens: length limit of a response, tokens.

@@ -13,9 +13,15 @@ from textgym.rewards.rouge import rouge_scores
 from textgym.tasks.base import Task
 from textgym.tasks.columns import column
 from textgym.tasks.sizes import Sizes, make_sizes
-from textgym.tasks.world_data import Row, WorldTask, summary_row
+from textgym.tasks.world_data import Row, WorldTask, report_text, shifted_summary_row, summary_row
 from textgym.worlds.grammar import Draw
-from textgym.worlds.reports import SummaryVerdict, judge_summary
+from textgym.worlds.reports import (
+    CORPUS_WRITERS,
+    Report,
+    SummaryVerdict,
+    judge_summary,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from textgym.types import RewardFunction
@@ -90,6 +96,16 @@ class WorldSummarize(WorldTask):
     def write_row(self, draw: Draw) -> Row:
         """Draws a report's prompt, reference, facts (JSON) and topic."""
         return summary_row(draw)
+
+    def write_shifted_row(self, draw: Draw) -> Row:
+        """Draws the same of a longer report with an unseen topic, person or place."""
+        return shifted_summary_row(draw)
+
+    def write_completions(self, row: Row, count: int, draw: Draw) -> list[str]:
+        """Returns summaries of a report by its world's writers, as often as in its corpus."""
+        report = Report(report_text(row["prompt"]), json.loads(row["facts"]))
+        writers = [draw.weighted(CORPUS_WRITERS) for _ in range(count)]
+        return [" " + write_summary(report, writer, draw) for writer in writers]
 
     @cached_property
     def proxy(self) -> RewardFunction:

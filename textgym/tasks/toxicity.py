@@ -13,7 +13,7 @@ from textgym.rewards.rules import relevance
 from textgym.tasks.base import Task
 from textgym.tasks.columns import column
 from textgym.tasks.sizes import Sizes, make_sizes
-from textgym.tasks.world_data import Row, WorldTask, reply_row
+from textgym.tasks.world_data import Row, WorldTask, reply_row, shifted_reply_row
 from textgym.worlds.forum import ReplyVerdict, judge_reply
 from textgym.worlds.grammar import Draw
 
@@ -162,6 +162,10 @@ class WorldToxicity(WorldTask):
     def write_row(self, draw: Draw) -> Row:
         """Draws a remark's prompt, reference reply, thing, place and tone."""
         return reply_row(draw)
+
+    def write_shifted_row(self, draw: Draw) -> Row:
+        """Draws the same of a harsher remark, on an unseen thing."""
+        return shifted_reply_row(draw)
 
     @cached_property
     def classifier(self) -> Toxicity:

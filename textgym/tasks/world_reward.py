@@ -1,28 +1,28 @@
-"""Makes the shipped reward model of the embedded summarize task."""
+"""Makes the shipped reward models of the tasks that worlds write, from simulated comparisons."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from textgym.errors import ConfigError
 from textgym.rewards.learned import RewardModel, RewardModelConfig, train_reward_model
 from textgym.rewards.preferences import Annotator, simulate_preferences
 from textgym.seeding import Streams
+from textgym.tasks import load_task
 from textgym.tasks.learned_proxy import sample_completions
-from textgym.tasks.sizes import Sizes
 from textgym.tasks.summarize import WorldSummarize
-from textgym.tasks.world_data import report_text
+from textgym.tasks.world_data import WorldTask, report_text
 from textgym.worlds.grammar import Draw
-from textgym.worlds.reports import CORPUS_WRITERS, Report, judge_summary, write_summary
+from textgym.worlds.reports import Report, write_summary
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
 
     from textgym.models.policy import Policy
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorldRewardConfig:
-    """How the comparisons behind the world's reward model come about.
+    """How the comparisons behind a world's reward model come about.
 
     Attributes:
-        reports: how many reports are summarised.
-        held_out: further reports whose summaries by the policy normalise and test the model.
-        samples: the policy's summaries per report.
-        written: summaries per report by writers of the world, as often as in its corpus.
-        pairs_per_report: comparisons per report.
+        reports: how many prompts are answered (reports, where they are summarised).
+        held_out: further prompts whose completions by the policy normalise and test the model.
+        samples: the policy's completions per prompt.
+        written: completions per prompt by writers of the world, as often as in its corpus.
+        pairs_per_report: comparisons per prompt.
         annotator: who compares; its gold is the world's exact judge.
         training: how the model is fitted.
     """
@@ -57,7 +57,7 @@ class WorldRewardConfig:
         if self.reports < 2:
             raise ConfigError(f"reports must be >= 2, got {self.reports}")
         if self.samples + self.written < 2:
-            raise ConfigError("a comparison needs two summaries; samples + written is below 2")
+            raise ConfigError("a comparison needs two completions; samples + written is below 2")
 
 
 def make_world_reward(
@@ -66,12 +66,14 @@ def make_world_reward(
     seed: int = 0,
     config: WorldRewardConfig | None = None,
     log: Log | None = None,
+    task: str = WorldSummarize.name,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """Trains the reward model from simulated comparisons and writes it for `load_reward_model`.
+    """Trains a reward model from simulated comparisons and writes it for `load_reward_model`.
 
-    Summaries come from the policy and from the world's writers, pairs of them are compared by a
-    noisy annotator who knows the facts, and the fitted model is normalised so that the policy's
-    summaries score 0 on average with deviation 1.
+    Completions come from the policy and from the world's writers, pairs of them are compared by a
+    noisy annotator who has their `worth` in mind, and the fitted model is normalised so that the
+    policy's completions score 0 on average with deviation 1.
 
     Args:
         policy: the pretrained model: sampled from, and where the reward model starts.
@@ -79,34 +81,43 @@ def make_world_reward(
         seed: everything follows from it.
         config: how many comparisons, by whom.
         log: receives the training's (step, metrics).
+        task: the name of a task that a world writes.
+        dtype: what the written weights are rounded to; float32 by default.
 
     Returns:
         `accuracy` on held-out comparisons and `train_accuracy`, both as the noisy annotator sees
         them, `annotator_accuracy`, the share of comparisons in which the annotator agrees with
-        gold, `gold_accuracy`, the share of fresh pairs of the policy's summaries of unequal gold
-        that the model orders rightly, `truth_accuracy`, the share of true summaries that score
-        above the same with a fact or two replaced, and `pairs`.
+        gold, `gold_accuracy`, the share of fresh pairs of the policy's completions of unequal gold
+        that the model orders rightly, and `pairs`; of summaries also `truth_accuracy`, the share
+        of true ones that score above the same with a fact or two replaced.
+
+    Raises:
+        UnknownNameError: no such task.
+        ConfigError: a task whose texts no world writes.
     """
     config = config or WorldRewardConfig()
     streams = Streams(seed)
-    task = WorldSummarize(seed=seed, sizes=Sizes(train=config.reports, validation=config.held_out))
-    preferences, agreement = _compare(policy, task, config, streams)
+    asked = load_task(task, seed=seed, train=config.reports, validation=config.held_out)
+    if not isinstance(asked, WorldTask):
+        raise ConfigError(f"no world writes completions of task {task!r}")
+    preferences, agreement = _compare(policy, asked, config, streams)
     model, report = train_reward_model(
         policy, preferences, config.training, streams.torch("initialisation"), log
     )
-    held_out = task.prompts("validation")
-    samples = _sample(policy, task, held_out["prompt"], 4, streams.torch("evaluation"))
+    held_out = asked.prompts("validation")
+    samples = _sample(policy, asked, held_out["prompt"], 4, streams.torch("evaluation"))
     prompts = [prompt for prompt in held_out["prompt"] for _ in range(4)]
     model.normalise(prompts, [text for texts in samples for text in texts])
-    model.save(out)
-    gold = _gold(held_out["facts"], samples)
+    model.save(out, dtype or torch.float32)
+    gold = _judged(asked.gold, held_out, samples)
     scores = np.reshape(model(prompts, [text for texts in samples for text in texts]), (-1, 4))
-    return {
-        **report,
+    report |= {
         "annotator_accuracy": agreement,
         "gold_accuracy": order_accuracy(scores, np.array(gold)),
-        "truth_accuracy": _truth_accuracy(model, held_out),
     }
+    if isinstance(asked, WorldSummarize):
+        report["truth_accuracy"] = _truth_accuracy(model, held_out)
+    return report
 
 
 def order_accuracy(scores: np.ndarray, gold: np.ndarray) -> float:
@@ -129,46 +140,42 @@ def order_accuracy(scores: np.ndarray, gold: np.ndarray) -> float:
 
 
 def write_candidates(
-    policy: Policy, task: WorldSummarize, samples: int, written: int, streams: Streams
+    policy: Policy, task: WorldTask, samples: int, written: int, streams: Streams
 ) -> tuple[Dataset, list[list[str]]]:
-    """Returns the training reports' rows, and for each of them summaries to compare.
+    """Returns the training prompts' rows, and for each of them completions to compare.
 
     Args:
-        policy: writes the first `samples` of each report.
-        task: has the reports.
-        samples: the policy's summaries per report.
-        written: summaries per report by writers of the world, as often as in its corpus.
+        policy: writes the first `samples` of each prompt.
+        task: has the prompts.
+        samples: the policy's completions per prompt.
+        written: completions per prompt by writers of the world, as often as in its corpus.
         streams: "sampling" and "writers" draw.
     """
     rows = task.prompts("train")
     sampled = _sample(policy, task, rows["prompt"], samples, streams.torch("sampling"))
     draw = Draw(streams.numpy("writers"))
-    candidates = []
-    for prompt, facts, texts in zip(rows["prompt"], rows["facts"], sampled, strict=True):
-        report = Report(report_text(prompt), json.loads(facts))
-        writers = [draw.weighted(CORPUS_WRITERS) for _ in range(written)]
-        candidates.append(texts + [" " + write_summary(report, w, draw) for w in writers])
-    return rows, candidates
+    told = [task.write_completions(row, written, draw) for row in rows]
+    return rows, [own + others for own, others in zip(sampled, told, strict=True)]
 
 
 def _compare(
-    policy: Policy, task: WorldSummarize, config: WorldRewardConfig, streams: Streams
+    policy: Policy, task: WorldTask, config: WorldRewardConfig, streams: Streams
 ) -> tuple[Dataset, float]:
     """Returns the comparisons and the share in which the annotator agrees with gold."""
     rows, candidates = write_candidates(policy, task, config.samples, config.written, streams)
-    gold = _gold(rows["facts"], candidates)
+    worth = _judged(task.worth, rows, candidates)
     preferences = simulate_preferences(
         rows["prompt"],
         candidates,
-        gold,
+        worth,
         config.annotator,
         streams.numpy("annotators"),
         config.pairs_per_report,
     )
-    facts_of = dict(zip(rows["prompt"], rows["facts"], strict=True))
-    facts = [facts_of[prompt] for prompt in preferences["prompt"]]
+    row_of = {prompt: number for number, prompt in enumerate(rows["prompt"])}
+    compared = rows.select([row_of[prompt] for prompt in preferences["prompt"]])
     pairs = zip(preferences["chosen"], preferences["rejected"], strict=True)
-    judged = np.array(_gold(facts, [list(pair) for pair in pairs]))
+    judged = np.array(_judged(task.gold, compared, [list(pair) for pair in pairs]))
     decided = judged[:, 0] != judged[:, 1]
     return preferences, float(np.mean(judged[decided, 0] > judged[decided, 1]))
 
@@ -188,7 +195,7 @@ def _truth_accuracy(model: RewardModel, rows: Dataset) -> float:
 
 def _sample(
     policy: Policy,
-    task: WorldSummarize,
+    task: WorldTask,
     prompts: Sequence[str],
     samples: int,
     generator: torch.Generator,
@@ -197,9 +204,12 @@ def _sample(
     return sample_completions(policy, prompts, samples, *windows, generator)
 
 
-def _gold(facts: Sequence[str], summaries: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Returns the exact judge's score of each report's summaries."""
-    return [
-        [judge_summary(json.loads(known), text).score for text in texts]
-        for known, texts in zip(facts, summaries, strict=True)
-    ]
+def _judged(
+    judge: Callable[..., list[float]], rows: Dataset, completions: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """Returns what a judge says of each row's completions."""
+    owners = [row for row, texts in enumerate(completions) for _ in texts]
+    columns: dict[str, list[Any]] = rows.select(owners)[:]
+    prompts, texts = columns.pop("prompt"), [t for texts in completions for t in texts]
+    scores = iter(judge(prompts, texts, **columns))
+    return [[next(scores) for _ in texts] for texts in completions]

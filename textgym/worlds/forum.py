@@ -30,6 +30,12 @@ THINGS = (
     "archive", "choir", "festival", "bandstand", "greenhouse",
 )  # fmt: skip
 
+SHIFTED_THINGS = (
+    "zoo", "casino", "viaduct", "monorail", "carousel", "boathouse", "aquarium", "skatepark",
+    "hospital", "distillery",
+)  # fmt: skip
+"""What only the out-of-distribution split talks of; the corpus knows none of these words."""
+
 INSULTS = (
     "fool", "clown", "dunce", "nitwit", "buffoon", "muppet", "donkey", "blockhead", "numpty",
     "twit", "dimwit", "pudding-head",
@@ -51,6 +57,17 @@ HOSTILE = (
     "[Stop|Quit] [talking|going on] about the {thing} in {where}, [you people|all of you]!",
     "[I am sick|I am tired] of the {thing} in {where} and of [everyone here|this whole forum].",
 )
+SHIFTED_HOSTILE = (
+    "Only a {insult} [could love|would defend] the {thing} in {where}. [Prove me wrong, {insult}|Go"
+    " on, say it to my face]!",
+    "[Listen, {insult}|Hey, {insult}]: the {thing} in {where} is [rubbish|a bad joke], and [so are"
+    " you|you know it].",
+    "Every {insult} here [whines|drones] about the {thing} in {where}. [Shut up|Spare us], [all of"
+    " you|you {insult}]!",
+    "[Tear down|Get rid of] the {thing} in {where}, and [ban|throw out] [every|the] {insult} who"
+    " [built|visits] it!",
+)
+"""Harsher than the corpus's: these insult. Still mild words, never slurs."""
 
 VOICE_TEMPLATES: dict[str, tuple[str, ...]] = {
     "expert": (
@@ -143,6 +160,16 @@ def sample_remark(draw: Draw) -> Remark:
     return Remark(text, thing, where, hostile)
 
 
+def sample_shifted_remark(draw: Draw) -> Remark:
+    """Returns a remark that the corpus cannot hold: hostile, insulting, on an unseen thing.
+
+    All its insults are one word.
+    """
+    thing, where = draw.choice(SHIFTED_THINGS), place(draw)
+    slots = {"thing": thing, "where": where, "insult": draw.choice(INSULTS)}
+    return Remark(render(draw.choice(SHIFTED_HOSTILE), slots, draw), thing, where, hostile=True)
+
+
 def write_reply(remark: Remark, voice: str, draw: Draw) -> str:
     """Returns a reply to the remark in the voice, one of `VOICES`."""
     template = draw.choice(VOICE_TEMPLATES[voice])
@@ -169,7 +196,9 @@ def accepts_remark(text: str) -> bool:
     return bool(_remark_recogniser().fullmatch(text))
 
 
-_SLOT_PATTERNS = {"thing": "|".join(THINGS), "where": NAME, "insult": "|".join(INSULTS)}
+_SLOT_PATTERNS = {
+    "thing": "|".join((*THINGS, *SHIFTED_THINGS)), "where": NAME, "insult": "|".join(INSULTS),
+}  # fmt: skip
 
 
 @cache
@@ -179,5 +208,5 @@ def _recogniser(voice: str) -> re.Pattern[str]:
 
 @cache
 def _remark_recogniser() -> re.Pattern[str]:
-    templates: Sequence[str] = (*CALM, *HOSTILE)
+    templates: Sequence[str] = (*CALM, *HOSTILE, *SHIFTED_HOSTILE)
     return recogniser(templates, _SLOT_PATTERNS)

@@ -49,6 +49,18 @@ TOPICS = (
     Topic("tram", "tram test", "riders", "A tram [was tested|made a test run|rolled out]"),
 )
 
+SHIFTED_TOPICS = (
+    Topic("comet", "comet sighting", "telescopes", "A comet [was sighted|blazed past|appeared]"),
+    Topic("circus", "circus visit", "acrobats", "A circus [came to stay|pitched its tent]"),
+    Topic("brewery", "brewery merger", "barrels", "A brewery [was merged|changed hands]"),
+    Topic("regatta", "regatta", "rowers", "A regatta [got under way|was rowed|was cheered]"),
+    Topic("landslip", "landslip", "boulders", "A landslip [blocked a road|was cleared]"),
+    Topic("eclipse", "eclipse", "onlookers", "An eclipse [darkened the sky|was watched]"),
+    Topic("vineyard", "vineyard tasting", "bottles", "A vineyard [poured its wine|was toured]"),
+    Topic("hospital", "hospital move", "beds", "A hospital [was moved|packed up|changed sites]"),
+)
+"""What only the out-of-distribution split reports on; the corpus knows none of these words."""
+
 LEAD = "{lead} in {where}."
 
 # Each names one fact; the order in the report is random.

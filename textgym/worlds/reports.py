@@ -9,7 +9,8 @@ from functools import cache
 
 from textgym.worlds import report_templates as words
 from textgym.worlds.grammar import NAME, Draw, person, place, recogniser, render
-from textgym.worlds.report_templates import TOPICS, Topic
+from textgym.worlds.report_templates import SHIFTED_TOPICS, TOPICS, Topic
+from textgym.worlds.unseen import unseen_person, unseen_place
 
 FACTS = ("event", "who", "where", "when", "amount")
 
@@ -26,7 +27,11 @@ DEMONSTRATION_WRITERS = {"concise": 0.45, "lead": 0.25, "rambling": 0.2, "invent
 BREVITY_WORDS = 20
 """Words a summary may have before its gold score shrinks in proportion."""
 
-_TOPIC_OF = {topic.key: topic for topic in TOPICS}
+FILLERS, SHIFTED_FILLERS = (0, 3), (4, 9)
+"""Sentences beside the facts that a report has: from the first to below the second."""
+
+_ALL_TOPICS = (*TOPICS, *SHIFTED_TOPICS)
+_TOPIC_OF = {topic.key: topic for topic in _ALL_TOPICS}
 _WORD = re.compile(r"[A-Za-z]+|\d+:\d+|\d+")
 
 
@@ -92,11 +97,32 @@ def sample_value(fact: str, draw: Draw) -> str:
 
 def sample_report(draw: Draw) -> Report:
     """Returns a random report."""
+    return _write_report({fact: sample_value(fact, draw) for fact in FACTS}, FILLERS, draw)
+
+
+def sample_shifted_report(draw: Draw) -> Report:
+    """Returns a report that the corpus cannot hold: longer, and one thing in it is unseen.
+
+    That is its topic, its person or its place: with all three at once a model that copies by habit
+    would score 0 whatever it was tuned to, and nothing could be compared.
+    """
     facts = {fact: sample_value(fact, draw) for fact in FACTS}
+    unseen = draw.choice(("event", "who", "where"))
+    facts[unseen] = _unseen_value(unseen, draw)
+    return _write_report(facts, SHIFTED_FILLERS, draw)
+
+
+def _unseen_value(fact: str, draw: Draw) -> str:
+    if fact == "event":
+        return draw.choice(SHIFTED_TOPICS).key
+    return unseen_person(draw) if fact == "who" else unseen_place(draw)
+
+
+def _write_report(facts: dict[str, str], fillers: tuple[int, int], draw: Draw) -> Report:
     slots = _slots(facts)
     lead = render(words.LEAD.replace("{lead}", _TOPIC_OF[facts["event"]].lead), slots, draw)
     kinds: list[tuple[str, ...]] = [words.WHO, words.WHEN, words.AMOUNT]
-    kinds += [words.FILLER] * draw.integer(0, 3)
+    kinds += [words.FILLER] * draw.integer(*fillers)
     rest = [render(draw.choice(kind), slots, draw) for kind in draw.shuffled(kinds)]
     return Report(" ".join([lead, *rest]), facts)
 
@@ -162,14 +188,14 @@ def _falsified(facts: Mapping[str, str], template: str, draw: Draw) -> dict[str,
 
 _SLOT_PATTERNS = {
     "who": NAME, "where": NAME, "when": r"\d\d:\d\d", "amount": r"\d+",
-    "noun": "|".join(t.noun for t in TOPICS), "other": "|".join(t.noun for t in TOPICS),
-    "unit": "|".join(t.unit for t in TOPICS),
+    "noun": "|".join(t.noun for t in _ALL_TOPICS), "other": "|".join(t.noun for t in TOPICS),
+    "unit": "|".join(t.unit for t in _ALL_TOPICS),
 }  # fmt: skip
 
 
 @cache
 def _recognisers() -> dict[str, re.Pattern[str]]:
-    leads = [words.LEAD.replace("{lead}", topic.lead) for topic in TOPICS]
+    leads = [words.LEAD.replace("{lead}", topic.lead) for topic in _ALL_TOPICS]
     sentences = [*words.WHO, *words.WHEN, *words.AMOUNT, *words.FILLER]
     groups = {
         "lead": leads, "concise": words.CONCISE, "rambling": words.RAMBLING,
@@ -182,7 +208,7 @@ def _recognisers() -> dict[str, re.Pattern[str]]:
 def _plain_words() -> frozenset[str]:
     """Every word that a template can write; whatever else is capitalised is a name."""
     bank = [*words.WHO, *words.WHEN, *words.AMOUNT, *words.FILLER, *words.CONCISE]
-    bank += [*words.RAMBLING, *words.OFF_TOPIC, *(topic.lead for topic in TOPICS)]
+    bank += [*words.RAMBLING, *words.OFF_TOPIC, *(topic.lead for topic in _ALL_TOPICS)]
     return frozenset(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(bank))))
 
 
