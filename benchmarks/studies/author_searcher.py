@@ -58,7 +58,7 @@ def _priced(
 WAYS = (
     Way(told.SFT, "", "sft"),
     Way("pretrained", "", "pretrained"),
-    *_priced("temperature", "reference", "temperature", (0.7, 0.5)),
+    *_priced(told.SHARPER, "reference", "temperature", (0.7, 0.5)),
     *_priced("best of n", "best_of_n", "n", (2, 4)),
     *_priced("dpo", "dpo", "beta", (0.5, 0.1, 0.02), lr=1e-4),
     *_priced("gdc", "gdc", "beta", (0.5, 0.1), lr=3e-4),

@@ -11,6 +11,7 @@ from textgym.benchmarks.studies.author_told import (
     KL,
     QUESTIONS,
     SFT,
+    SHARPER,
     STORIES,
     TOLD,
     USERS,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from textgym.metrics.stats import Interval
 
-CONTROLS = ("pretrained", "temperature", SFT)
+CONTROLS = ("pretrained", SHARPER, SFT)
 """Ways that no reward has tuned."""
 
 
@@ -35,7 +36,11 @@ def draw(table: pd.DataFrame, figure: Figure) -> None:
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(table["algorithm"]))}
     _plane(table, plane, colours)
     titles = ("searcher", "author", GOOD)
-    labels = ("gold of one completion", "gold of the best of ten", "good ideas in ten stories")
+    labels = (
+        "gold of one completion",
+        "gold of the best of ten",
+        "good ideas in ten continuations",
+    )
     for axes, column, label in zip(others, titles, labels, strict=True):
         _against_kl(table, axes, column, label, colours)
     figure.legend(*plane.get_legend_handles_labels(), loc="outside right", frameon=False)
@@ -54,7 +59,7 @@ def _plane(table: pd.DataFrame, axes: Any, colours: dict[str, str]) -> None:
                 arrowprops={"arrowstyle": "->", "color": colour, "alpha": 0.6},
             )
     axes.set(xlabel="searcher: gold of one completion", ylabel="author: gold of the best of ten")
-    axes.set_title("from SFT", fontsize="medium")
+    axes.set_title("what became of SFT", fontsize="medium")
     _plain(axes)
 
 
@@ -93,7 +98,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     for name in dict.fromkeys(way.algorithm for way in tuned):
         own = [way for way in tuned if way.algorithm == name]
         found.append(_furthest(max(own, key=lambda way: way.mean("searcher").estimate), start))
-    found += [_furthest(way, start) for way in ways if way.algorithm == "temperature"]
+    found += [_furthest(way, start) for way in ways if way.algorithm == SHARPER]
     return [*found, _ideas(tuned, start), *_novelty(tuned)]
 
 
@@ -101,8 +106,9 @@ def _start(start: Told) -> str:
     one, best, good = (start.mean(column) for column in (*USERS, GOOD))
     share = start.novel_share()
     return (
-        f"SFT gives the searcher {_level(one)} and the author {_level(best)}; ten of its stories "
-        f"hold {_level(good)} good ideas, {_level(share)} of which the corpus never tells."
+        f"SFT gives the searcher {_level(one)} and the author {_level(best)}; ten continuations of "
+        f"a story hold {_level(good)} good ideas, and the corpus never tells {_level(share)} of "
+        "them."
     )
 
 
@@ -136,7 +142,7 @@ def _ideas(tuned: Sequence[Told], start: Told) -> str:
     gains = [way.gain(start, GOOD, STORIES) for way in tuned]
     most = max(tuned, key=lambda way: way.mean(GOOD).estimate)
     return (
-        f"Good ideas in ten stories rise in {_up(gains)} and fall in {_down(gains)} of "
+        f"Good ideas in ten continuations rise in {_up(gains)} and fall in {_down(gains)} of "
         f"{len(tuned)} settings; most are in {most.name}: {_level(most.mean(GOOD))}, "
         f"{_level(most.novel_share())} of them novel."
     )

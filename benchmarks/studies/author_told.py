@@ -17,7 +17,7 @@ from textgym.metrics.stats import Interval, bootstrap_mean, bootstrap_ratio
 if TYPE_CHECKING:
     from textgym.benchmarks.studies.tuned import Seen
 
-SFT = "sft"
+SFT, SHARPER = "sft", "sharper sft"
 USERS = ("searcher", "author")
 GOOD, NEW, KL, SHARE = "good ideas", "new ideas", "KL", "novel share"
 KEPT = (KL, *USERS, GOOD, NEW)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textgym.benchmarks.studies.generalisation_numbers import NUMBERS, Estimates, estimates
 from textgym.benchmarks.studies.generalisation_told import draw, findings
-from textgym.benchmarks.studies.nested import SPREAD, half_width, packed
+from textgym.benchmarks.studies.nested import SPREAD, half_width
+from textgym.benchmarks.studies.packing import packed
 from textgym.benchmarks.studies.study import Point, Row, Study
 from textgym.benchmarks.suite import Spec, load_suite
 from textgym.tasks.base import OOD

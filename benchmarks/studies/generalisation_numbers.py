@@ -10,11 +10,11 @@ from scipy.stats import rankdata
 
 from textgym.benchmarks.studies.nested import (
     RESAMPLES,
-    FloatArray,
     interval_of,
     resampled_means,
     stacked,
 )
+from textgym.metrics.sets import FloatArray
 from textgym.metrics.stats import Interval
 
 if TYPE_CHECKING:

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from textgym.benchmarks.studies.packing import unpacked
+from textgym.metrics.sets import FloatArray
 from textgym.metrics.stats import Interval, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FloatArray = NDArray[np.float64]
-
 RESAMPLES = 1000
 SPREAD = "half a 95% bootstrap interval, prompts nested"
 """What stands behind the ± of the studies that use this (`Study.spread`)."""
-
-
-def packed(values: Iterable[float]) -> str:
-    """Returns the numbers of a seed's prompts as one text, to four decimals.
-
-    >>> packed([0.25, 1 / 3, float("nan")])
-    '0.25 0.3333 nan'
-    """
-    return " ".join(f"{round(float(value), 4):g}" for value in values)
-
-
-def unpacked(text: str) -> FloatArray:
-    """Returns the numbers [N] of a `packed` text.
-
-    >>> unpacked("0.25 nan").tolist()
-    [0.25, nan]
-    """
-    return np.array(text.split(), float)
 
 
 def stacked(rows: pd.DataFrame, column: str, seeds: Sequence[int]) -> FloatArray:

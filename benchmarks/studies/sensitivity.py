@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textgym.benchmarks.studies.nested import SPREAD, packed
+from textgym.benchmarks.studies.nested import SPREAD
+from textgym.benchmarks.studies.packing import packed
 from textgym.benchmarks.studies.sensitivity_settings import AGENTS, TASKS
 from textgym.benchmarks.studies.sensitivity_told import draw, findings, summarised
 from textgym.benchmarks.studies.study import Point, Row, Study

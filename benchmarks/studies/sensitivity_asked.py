@@ -13,7 +13,6 @@ from datasets import Dataset
 from textgym.agents.base import Agent
 from textgym.agents.best_of_n import Selection
 from textgym.benchmarks.sample_numbers import token_lists
-from textgym.benchmarks.studies.nested import FloatArray
 from textgym.benchmarks.studies.sensitivity_settings import (
     AGENTS,
     AS_TRAINED,
@@ -30,6 +29,7 @@ from textgym.benchmarks.studies.tuned import PROMPTS, SAMPLES, Tuned, tune
 from textgym.benchmarks.suite import Evaluation, Spec, load_suite
 from textgym.benchmarks.workbench import evaluation_rows
 from textgym.metrics import diversity, sets
+from textgym.metrics.sets import FloatArray
 from textgym.models.policy import Policy
 from textgym.models.tokenize import decode_responses
 from textgym.rollout import rollout, score

@@ -10,7 +10,6 @@ import numpy as np
 
 from textgym.benchmarks.studies.nested import (
     RESAMPLES,
-    FloatArray,
     half_width,
     interval_of,
     resampled_means,
@@ -27,6 +26,7 @@ from textgym.benchmarks.studies.sensitivity_settings import (
     TEMPERATURE,
     WORDING,
 )
+from textgym.metrics.sets import FloatArray
 from textgym.metrics.stats import Interval
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 GOLD, DIVERSITY = "gold", "diversity"
 ENOUGH = 0.9
 """Of the gold under the task's own limit: the shortest limit that keeps this much is told."""
+ORDER = list(reversed(AGENTS))
+"""Those that do least first."""
+UNTUNED, USUAL = "sft", "1.0"
+"""The agent that nothing was done to, and the temperature that agents are trained at."""
 Key = tuple[str, str, str]
 """Agent, setting and value."""
 
@@ -82,7 +86,7 @@ def summarised(rows: pd.DataFrame) -> pd.DataFrame:
     tasks = {t: task_means(rows[rows["task"] == t]) for t in TASKS if t in set(rows["task"])}
     table = []
     for task, means in tasks.items():
-        for key in means.here[GOLD]:
+        for key in sorted(means.here[GOLD], key=lambda key: ORDER.index(key[0])):
             row: dict[str, Any] = {"task": task}
             row |= dict(zip(("agent", "setting", "value"), key, strict=True))
             for number in (GOLD, DIVERSITY):
@@ -97,7 +101,7 @@ def summarised(rows: pd.DataFrame) -> pd.DataFrame:
 def draw(summary: pd.DataFrame, figure: Figure) -> None:
     """Draws a row of three panels per task: gold in full lines, diversity in dashed ones."""
     tasks = list(dict.fromkeys(summary["task"]))
-    figure.set_size_inches(12, 3.6 * len(tasks) + 0.5)
+    figure.set_size_inches(10, 3 * len(tasks) + 0.5)
     panels = figure.subplots(len(tasks), 3, squeeze=False)
     for row, task in zip(panels, tasks, strict=True):
         for panel, setting in zip(row, (LIMIT, TEMPERATURE, WORDING), strict=True):
@@ -108,13 +112,13 @@ def draw(summary: pd.DataFrame, figure: Figure) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
-        title=f"full: gold, dashed: EAD of the first {COMMON_LENGTH} tokens",
+        title=f"full or filled: gold; dashed or open: EAD of the first {COMMON_LENGTH} tokens",
     )  # fmt: skip
 
 
 def _panel(panel: Any, rows: pd.DataFrame, setting: str) -> None:
     words = setting == WORDING
-    for number, agent in enumerate(reversed(AGENTS)):
+    for number, agent in enumerate(ORDER):
         own = rows[rows["agent"] == agent]
         at = np.arange(len(own)) + 0.15 * (number - 1) if words else own["value"].astype(float)
         for name, line in ((GOLD, "-"), (DIVERSITY, "--")):
@@ -134,13 +138,14 @@ def _panel(panel: Any, rows: pd.DataFrame, setting: str) -> None:
 
 
 def findings(summary: pd.DataFrame) -> list[str]:
-    """Returns three sentences per task: of length, of temperature, of wording."""
+    """Returns four sentences per task, on length, temperature (two) and wording."""
     found: list[str] = []
     for task, means in summary.attrs["means"].items():
-        agents = [a for a in reversed(AGENTS) if any(k[0] == a for k in means.here[GOLD])]
+        agents = [a for a in ORDER if any(key[0] == a for key in means.here[GOLD])]
         found += [
             f"{task}, length: {'; '.join(_of_length(means, a) for a in agents)}.",
             f"{task}, temperature: {'; '.join(_of_temperature(means, a) for a in agents)}.",
+            f"{task}, colder or tuned: {'; '.join(_colder(means, a) for a in agents[1:])}.",
             f"{task}, wording: {'; '.join(_of_wording(means, a) for a in agents)}.",
         ]
     found.append(
@@ -173,6 +178,24 @@ def _of_temperature(means: Means, agent: str) -> str:
     return (
         f"from {hot} down to {cold} {agent}'s gold changes by {signed(gold)} and its diversity by "
         f"{signed(diverse)}; gold is highest at {best}"
+    )
+
+
+def _colder(means: Means, agent: str) -> str:
+    """Tells gold at equal diversity: the agent at its own temperature, the untuned one colder."""
+    own = (agent, TEMPERATURE, USUAL)
+    diverse = means.here[DIVERSITY]
+    nearest = min(
+        ((UNTUNED, TEMPERATURE, value) for value in means.values(TEMPERATURE)),
+        key=lambda key: abs(diverse[key] - diverse[own]),
+    )
+    more = interval_of(
+        means.here[GOLD][own] - means.here[GOLD][nearest],
+        means.drawn[GOLD][own] - means.drawn[GOLD][nearest],
+    )
+    return (
+        f"{agent} at {USUAL} has diversity {diverse[own]:.2f}, {UNTUNED} comes nearest to it at "
+        f"{nearest[2]} with {diverse[nearest]:.2f}, and {agent}'s gold is {signed(more)} above its"
     )
 
 

@@ -22,6 +22,7 @@ from textgym.benchmarks.studies.generalisation_numbers import (
     rank_correlation,
 )
 from textgym.benchmarks.studies.generalisation_told import _verdict
+from textgym.benchmarks.studies.packing import packed
 from textgym.benchmarks.suite import load_suite
 from textgym.metrics.stats import Interval
 from textgym.tasks import TASKS as REGISTERED
@@ -32,7 +33,7 @@ SPLITS = ("test", "ood")
 
 def row(agent, split, seed, gold, ead, reference=(1.0, 1.0), kl=(0.0, 0.0), task="summarize"):
     numbers = {"gold": gold, "kl": kl, "ead": ead, "reference ead": reference}
-    packed = {name: nested.packed(values) for name, values in numbers.items()}
+    packed = {name: packed(values) for name, values in numbers.items()}
     return {"seed": seed, "task": task, "agent": agent, "split": split, **packed}
 
 
@@ -53,13 +54,10 @@ def rows():
     )
 
 
-def test_numbers_are_packed_and_unpacked():
-    assert nested.packed([0.5, 1.0, 0.123456, math.nan, 1e-9]) == "0.5 1 0.1235 nan 0"
-    assert nested.unpacked("0.5 1 0.1235 nan").tolist()[:3] == [0.5, 1.0, 0.1235]
-    table = pd.DataFrame({"seed": [3, 1], "gold": ["1 2", "5"]})
-    np.testing.assert_equal(
-        nested.stacked(table, "gold", [1, 2, 3]), [[5, np.nan], [np.nan] * 2, [1, 2]]
-    )
+def test_rows_of_seeds_are_stacked():
+    table = pd.DataFrame({"seed": [3, 1], "gold": ["1000 2000", "500"]})
+    stacked = nested.stacked(table, "gold", [1, 2, 3])
+    np.testing.assert_equal(stacked, [[0.5, np.nan], [np.nan] * 2, [1, 2]])
     with pytest.raises(ValueError, match="one row per seed, got 2 of 1 seeds"):
         nested.stacked(table.assign(seed=1), "gold", [1])
 

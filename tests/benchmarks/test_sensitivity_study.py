@@ -7,22 +7,26 @@ import torch
 from matplotlib.figure import Figure
 
 from textgym.benchmarks.studies import sensitivity_settings as settings
-from textgym.benchmarks.studies.nested import packed
+from textgym.benchmarks.studies.packing import packed
 from textgym.benchmarks.studies.sensitivity import Sensitivity
 from textgym.benchmarks.studies.sensitivity_asked import shortened
 from textgym.benchmarks.studies.sensitivity_settings import LABELS, reworded
-from textgym.benchmarks.studies.sensitivity_told import average_change, task_means
+from textgym.benchmarks.studies.sensitivity_told import _colder, average_change, task_means
 from textgym.benchmarks.suite import load_suite
 from textgym.models.policy import load_policy
 from textgym.rollout import rollout
 from textgym.tasks import load_task
 
 CUT, HEAT, WORDS = settings.LIMIT, settings.TEMPERATURE, settings.WORDING
-VALUES = {CUT: ("12", "24", "48"), HEAT: ("0.3", "1.3"), WORDS: ("as trained", "one line", "mad")}
+VALUES = {
+    CUT: ("12", "24", "48"),
+    HEAT: ("0.3", "1.0", "1.3"),
+    WORDS: ("as trained", "one line", "mad"),
+}
 # Means over the prompts, the two of a seed 0.1 to either side.
 GOLD = {
     (CUT, "12"): 0.1, (CUT, "24"): 0.37, (CUT, "48"): 0.4,
-    (HEAT, "0.3"): 0.6, (HEAT, "1.3"): 0.2,
+    (HEAT, "0.3"): 0.6, (HEAT, "1.0"): 0.4, (HEAT, "1.3"): 0.2,
     (WORDS, "as trained"): 0.4, (WORDS, "one line"): 0.3, (WORDS, "mad"): 0.1,
 }  # fmt: skip
 
@@ -104,16 +108,29 @@ def test_changes_are_paired_and_worked_by_hand():
     assert (change.estimate, change.low, change.high) == pytest.approx((-0.2, -0.2, -0.2))
 
 
+def test_a_tuned_agent_is_held_against_a_colder_untuned_one():
+    both = rows()
+    # Best of 8 at 1.0 is as diverse as sft at 0.3 (0.4), and its gold is 0.8 against 0.6.
+    tuned = (both["agent"] == "best of 8") & (both["setting"] == HEAT) & (both["value"] == "1.0")
+    both.loc[tuned, "diversity"] = "400 400"
+    both.loc[tuned, "gold"] = "700 900"
+    text = _colder(task_means(both, resamples=100), "best of 8")
+    assert "best of 8 at 1.0 has diversity 0.40, sft comes nearest to it at 0.3 with 0.40" in text
+    assert text.endswith("best of 8's gold is +0.20 (+0.20 to +0.20) above its")
+
+
 def test_the_page_is_made_of_rows():
     study = Sensitivity()
     summary = study.summary(rows(tasks=("toxicity", "summarize")))
-    assert len(summary) == 2 * 2 * 8
+    assert len(summary) == 2 * 2 * 9
+    assert summary["agent"].tolist()[:10] == [*["sft"] * 9, "best of 8"]
     assert summary.columns.tolist() == [*study.by, "gold", "gold_se", "diversity", "diversity_se"]
     found = study.findings(summary)
-    assert len(found) == 7
-    assert [text.partition(":")[0] for text in found[:3]] == [
+    assert len(found) == 9
+    assert [text.partition(":")[0] for text in found[:4]] == [
         "summarize, length",
         "summarize, temperature",
+        "summarize, colder or tuned",
         "summarize, wording",
     ]
     # 0.37 is at least nine tenths of 0.4, 0.1 is not.
@@ -123,7 +140,7 @@ def test_the_page_is_made_of_rows():
     )
     assert "under 12, its diversity by +0.30 (+0.30 to +0.30); 24" in found[0]
     assert "gold is highest at 0.3" in found[1]
-    assert "most under 'mad' (-0.30 (-0.30 to -0.30))" in found[2]
+    assert "most under 'mad' (-0.30 (-0.30 to -0.30))" in found[3]
     figure = Figure()
     study.draw(summary, figure)
     assert len(figure.axes) == 6

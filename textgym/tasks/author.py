@@ -35,9 +35,6 @@ ASKED = ("kind", "hero", "thing", "house", "town", "attribute")
 SHIPPED_REWARD = "author_reward"
 """The folder of the packaged reward model, made by `textgym pretrain-reward --task author`."""
 
-COMPARED_IDEAS = stories.Sources(trite=0.2, sound=0.4, loose=0.4)
-"""Where ideas of stories come from that teach a reward model: comparing clichés teaches little."""
-
 Verdict = StoryVerdict | AnswerVerdict
 
 
@@ -116,8 +113,8 @@ class WorldAuthor(TownTask):
         return _question_row(requests.sample_unheard_question(draw), draw)
 
     def write_completions(self, row: Row, count: int, draw: Draw) -> list[str]:
-        """Returns answers as the corpus has them, and stories of more different ideas."""
-        write = _compared_story if row["kind"] == STORY else _corpus_answer
+        """Returns completions of a row as the corpus has them."""
+        write = _corpus_story if row["kind"] == STORY else _corpus_answer
         return [write(row, draw) for _ in range(count)]
 
     @cached_property
@@ -257,10 +254,9 @@ def _asked(about: dict[str, str]) -> Row:
     return {name: about.get(name, "") for name in ASKED}
 
 
-def _compared_story(row: Row, draw: Draw) -> str:
+def _corpus_story(row: Row, draw: Draw) -> str:
     opening = Opening("", row["hero"], row["thing"], "")
-    idea = stories.sample_idea(opening.thing, draw, COMPARED_IDEAS)
-    teller = draw.weighted(stories.CORPUS_TELLERS)
+    idea, teller = stories.sample_idea(opening.thing, draw), draw.weighted(stories.CORPUS_TELLERS)
     return " " + stories.write_continuation(opening, idea, teller, draw)
 
 
