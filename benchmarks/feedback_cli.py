@@ -187,7 +187,7 @@ def study(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Run a study of feedback: a table, a plot and what was found. Goes on where it stopped."""
+    """Run a study: a table, a plot and what was found. Goes on where it stopped."""
     import os
 
     from rich.console import Console

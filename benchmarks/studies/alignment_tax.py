@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmarks.intervals import RESAMPLES
+from textgym.benchmarks.studies.nested import SPREAD
 from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.benchmarks.studies.study import Point, Row, Study
 from textgym.benchmarks.studies.tuned import tune_and_measure
@@ -51,7 +52,8 @@ class AlignmentTax(Study):
         "demonstrations, and which does it sell for that?"
     )
     by: ClassVar[tuple[str, ...]] = ("agent",)
-    spread: ClassVar[str] = "half a 95% bootstrap interval, prompts nested in seeds,"
+    seeds: ClassVar[int] = 2
+    spread: ClassVar[str] = SPREAD
 
     def points(self, seed: int) -> list[Point]:
         """One point per agent."""

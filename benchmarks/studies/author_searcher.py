@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textgym.benchmarks.studies import author_shown as shown
 from textgym.benchmarks.studies import author_told as told
+from textgym.benchmarks.studies.nested import SPREAD
 from textgym.benchmarks.studies.study import Point, Row, Study
 from textgym.benchmarks.studies.tuned import tune_and_measure
 from textgym.benchmarks.suite import Options, Spec
@@ -79,7 +80,7 @@ class AuthorSearcher(Study):
     )
     by: ClassVar[tuple[str, ...]] = ("algorithm", "setting")
     seeds: ClassVar[int] = 2
-    spread: ClassVar[str] = "half a 95% bootstrap interval, prompts nested in seeds,"
+    spread: ClassVar[str] = SPREAD
 
     def points(self, seed: int) -> list[Point]:
         """One point per way."""

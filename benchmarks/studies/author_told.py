@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmarks.intervals import RESAMPLES, SET
+from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.metrics.sets import FloatArray
 from textgym.metrics.stats import Interval, bootstrap_mean, bootstrap_ratio
 
@@ -26,27 +27,6 @@ ALL, STORIES, QUESTIONS = "", ", stories", ", questions"
 """Which prompts a gain is over."""
 TOLD = "told"
 """Where a summary keeps what it was made from, among its `attrs`."""
-THOUSANDTHS = 1000
-MISSING = "-"
-
-
-def packed(values: Sequence[float] | FloatArray) -> str:
-    """Returns numbers [N] as text, in whole thousandths; NaN as a dash.
-
-    >>> packed([0.5, float("nan"), 1.0])
-    '500 - 1000'
-    """
-    return " ".join(MISSING if math.isnan(v) else str(round(v * THOUSANDTHS)) for v in values)
-
-
-def unpacked(text: str) -> FloatArray:
-    """Returns the numbers [N] that `packed` wrote.
-
-    >>> unpacked("500 - 1000").tolist()
-    [0.5, nan, 1.0]
-    """
-    found = [math.nan if word == MISSING else float(word) for word in text.split()]
-    return np.array(found) / THOUSANDTHS
 
 
 def packed_row(seen: Seen) -> dict[str, Any]:

@@ -29,6 +29,7 @@ STUDIES = Registry(
         "ai-feedback": "textgym.benchmarks.studies.ai_feedback:AIFeedback",
         "amount-of-data": "textgym.benchmarks.studies.amount:AmountOfData",
         "overoptimization": "textgym.benchmarks.studies.overoptimization:Overoptimization",
+        "alignment-tax": "textgym.benchmarks.studies.alignment_tax:AlignmentTax",
         "author-searcher": "textgym.benchmarks.studies.author_searcher:AuthorSearcher",
         "generalisation": "textgym.benchmarks.studies.generalisation:Generalisation",
         "sensitivity": "textgym.benchmarks.studies.sensitivity:Sensitivity",
@@ -38,7 +39,7 @@ STUDIES = Registry(
 
 
 class Study(ABC):
-    """A question to feedback.
+    """A question that many runs answer together.
 
     Attributes:
         question: one sentence.

@@ -13,6 +13,7 @@ from textgym.benchmarks.intervals import SET
 from textgym.benchmarks.studies import author_shown as shown
 from textgym.benchmarks.studies import author_told as told
 from textgym.benchmarks.studies.author_searcher import WAYS, AuthorSearcher
+from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.benchmarks.studies.study import point_name
 from textgym.benchmarks.studies.study import shown as page_table
 from textgym.benchmarks.workbench import load_agent_class
@@ -20,8 +21,8 @@ from textgym.benchmarks.workbench import load_agent_class
 
 def row(algorithm, seed, searcher, author, good, new, kl=(0, 0, 0, 0), setting=""):
     values = {"searcher": searcher, "author": author, told.GOOD: good, told.NEW: new, told.KL: kl}
-    packed = {name: told.packed(np.array(v, float)) for name, v in values.items()}
-    return {"algorithm": algorithm, "setting": setting, "seed": seed, **packed}
+    values = {name: packed(np.array(v, float)) for name, v in values.items()}
+    return {"algorithm": algorithm, "setting": setting, "seed": seed, **values}
 
 
 NAN = math.nan
@@ -53,10 +54,10 @@ def ways():
 
 
 def test_what_is_packed_comes_back_in_thousandths():
-    text = told.packed([0.1234, NAN, 2])
+    text = packed([0.1234, NAN, 2])
     assert text == "123 - 2000"
-    assert told.unpacked(text).tolist()[::2] == [0.123, 2]
-    assert math.isnan(told.unpacked(text)[1])
+    assert unpacked(text).tolist()[::2] == [0.123, 2]
+    assert math.isnan(unpacked(text)[1])
 
 
 def test_a_row_keeps_what_was_seen_of_every_prompt():

@@ -33,8 +33,8 @@ SPLITS = ("test", "ood")
 
 def row(agent, split, seed, gold, ead, reference=(1.0, 1.0), kl=(0.0, 0.0), task="summarize"):
     numbers = {"gold": gold, "kl": kl, "ead": ead, "reference ead": reference}
-    packed = {name: packed(values) for name, values in numbers.items()}
-    return {"seed": seed, "task": task, "agent": agent, "split": split, **packed}
+    texts = {name: packed(values) for name, values in numbers.items()}
+    return {"seed": seed, "task": task, "agent": agent, "split": split, **texts}
 
 
 @pytest.fixture

@@ -14,9 +14,16 @@ def dialogue(turn, reply):
     return f"\n\nHuman: {turn}\n\nAssistant: {reply}"
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
+@pytest.fixture(autouse=True)
+def own_hub_cache(tmp_path, monkeypatch):
+    """`datasets` keeps what it has read; a test must not read another's."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture
+def task(tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
     for split, count in (("train", 20), ("validation", 4), ("test", 4)):
         rows = [
             {
@@ -50,7 +57,8 @@ def test_each_reward_model_learns_from_its_own_half(task, monkeypatch):
     proxy, gold = (set(pairs["prompt"]) for pairs in seen.values())
     assert len(proxy) == len(gold) == 10
     assert not proxy & gold
-    assert all(set(pairs.column_names) == {"prompt", "chosen", "rejected"} for pairs in seen.values())
+    names = {"prompt", "chosen", "rejected"}
+    assert all(set(pairs.column_names) == names for pairs in seen.values())
 
 
 def test_two_that_share_half_their_content_words_are_one_idea():
