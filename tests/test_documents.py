@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from textgym.agents import AGENTS
+from textgym.benchmarks import task_page
 from textgym.benchmarks.algorithm_page import PARTS, fill
 from textgym.benchmarks.speed.tables import markdown
+from textgym.benchmarks.studies.readme import fill as studies_told
 from textgym.benchmarks.studies.study import STUDIES
 from textgym.benchmarks.suite import load_suite
 
@@ -69,15 +71,19 @@ def test_ci_calls_the_readmes_test_command_and_nothing_else():
     assert "make test" in (ROOT / "README.md").read_text()
 
 
+def test_the_page_on_the_tasks_shows_the_tasks_and_the_committed_results():
+    text = (ROOT / "docs/tasks.md").read_text()
+    assert task_page.fill(text, ROOT / "results") == text
+    for kind in ("facts", "results"):
+        assert re.findall(rf"<!-- {kind}:(\S+) -->", text) == list(task_page.WORLD_TASKS)
+
+
 def test_the_readme_tells_what_the_studies_found():
-    shown = (ROOT / "README.md").read_text().split("<!-- studies -->")[1]
-    shown = shown.split("<!-- /studies -->")[0]
-    for name in STUDIES:
-        page = (ROOT / f"results/{name}/study.md").read_text()
-        findings = re.findall(r"^- .*$", page, re.MULTILINE)
-        assert findings
-        assert f"results/{name}/study.md)** " in shown
-        assert "\n".join(findings) in shown
+    text = (ROOT / "README.md").read_text()
+    assert studies_told(text, ROOT / "results") == text
+    told = re.findall(r"<!-- studies:(\S+) -->", text)
+    assert sorted(",".join(told).split(",")) == sorted(STUDIES)
+
 
 
 def test_every_agent_has_its_section_with_its_settings_and_results():

@@ -61,12 +61,12 @@ WAYS = (
     Way("pretrained", "", "pretrained"),
     *_priced(told.SHARPER, "reference", "temperature", (0.7, 0.5)),
     *_priced("best of n", "best_of_n", "n", (2, 4)),
-    *_priced("dpo", "dpo", "beta", (0.5, 0.1, 0.02), lr=1e-4),
+    *_priced("dpo", "dpo", "beta", (0.1, 0.02), lr=1e-4),
     *_priced("gdc", "gdc", "beta", (0.5, 0.1), lr=3e-4),
     *_priced("grpo", "grpo", "kl_coef", (0.1, 0.02), lr=3.75e-4),
-    *_priced("rloo", "rloo", "kl_coef", (0.2, 0.05, 0.01), lr=3e-4),
-    *_priced("rloo + novelty", "rloo", "kl_coef", (0.2, 0.05, 0.01), lr=3e-4, novelty_coef=0.5),
-    *_priced("ppo", "ppo", "kl_coef", (0.2, 0.05, 0.01), lr=3e-4),
+    *_priced("rloo", "rloo", "kl_coef", (0.05, 0.01), lr=3e-4),
+    *_priced("rloo + novelty", "rloo", "kl_coef", (0.05, 0.01), lr=3e-4, novelty_coef=0.5),
+    *_priced("ppo", "ppo", "kl_coef", (0.05, 0.01), lr=3e-4),
 )
 """What is compared, the quickest to train first."""
 

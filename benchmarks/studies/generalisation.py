@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 TASKS = ("summarize", "toxicity", "assistant", "author", "sentiment", "caveats")
 AGENTS = {
-    "ppo": "ppo",
     "dpo": "dpo",
     "rloo": "rloo",
     "best of 8": "best of 8",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 1000
-SPREAD = "half a 95% bootstrap interval, prompts nested"
+SPREAD = "half a 95% bootstrap interval of prompts nested in seeds,"
 """What stands behind the ± of the studies that use this (`Study.spread`)."""
 
 
