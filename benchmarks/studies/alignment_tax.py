@@ -36,7 +36,6 @@ AGENTS: Mapping[str, Spec] = {
     "rloo": Spec("rloo", {"lr": 3e-4, "kl_coef": 0.05}),
     "dpo": Spec("dpo", {"lr": 1e-4, "beta": 0.1}),
     "best of 8": Spec("best_of_n", {"n": 8}),
-    "best of 64": Spec("best_of_n", {"n": 64}),
     "temperature 0.5": Spec("reference", {"temperature": 0.5}),
     SFT: Spec("sft"),
     "pretrained": Spec("pretrained"),

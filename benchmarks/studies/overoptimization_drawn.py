@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 """Okabe and Ito's, which the colour-blind tell apart."""
 OF_METHOD = dict(zip(NAMES, ("#000000", *COLOURS), strict=False))
-INCHES = (9.0, 6.6)
+INCHES = (8.4, 5.9)
+FURTHEST = 6.0
+"""Distance at which panels are cut: a policy that has gone further is lost."""
 Lines = Mapping[str, tuple[str, Sequence[Path]]]
 """A panel's lines: label -> colour and the paths whose mean is drawn."""
 
@@ -36,15 +38,17 @@ def draw(found: Found, figure: Figure) -> None:
         place.set_title(title, fontsize=8)
         place.tick_params(labelsize=6)
         place.spines[["top", "right"]].set_visible(False)
-        place.grid(alpha=0.3)
+        place.set_xlim(right=min(place.get_xlim()[1], FURTHEST))
         if place.lines[1:]:  # a folder that is not complete leaves panels empty
-            place.legend(frameon=False, fontsize=6)
+            place.legend(frameon=False, fontsize=6, loc="lower left")
     for place in axes[:, 0]:
         place.set_ylabel("score (reference's s.d.)", fontsize=8)
     for place in axes[-1]:
         place.set_xlabel("sqrt(KL)", fontsize=8)
     figure.suptitle(
-        "gold solid with its 95 % interval, proxy dashed; dotted: a perfect reply", fontsize=8
+        "gold solid with its 95 % interval, proxy dashed; dotted: a perfect reply; "
+        f"cut at sqrt(KL) = {FURTHEST:g}",
+        fontsize=8,
     )
 
 
