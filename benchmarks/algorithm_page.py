@@ -36,8 +36,8 @@ def fill(text: str, results: Path) -> str:
         ResultsError: results that cannot be read.
     """
     tables = {part: pd.read_csv(results / part / "leaderboard.csv") for part in PARTS}
-    makers = {"settings": settings, "results": partial(results_of, tables=tables)}
-    return filling.fill(text, makers)
+    made_from = partial(results_of, tables=tables)
+    return filling.fill(text, {"settings": settings, "results": made_from})
 
 
 def settings(name: str) -> str:

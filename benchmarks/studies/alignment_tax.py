@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmarks.intervals import RESAMPLES
+from textgym.benchmarks.report import rows_of
 from textgym.benchmarks.studies.nested import SPREAD
 from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.benchmarks.studies.study import Point, Row, Study
@@ -75,7 +76,8 @@ class AlignmentTax(Study):
                 changes = {kind: own[kind] - values[SFT][kind] for kind in JUDGES}
                 numbers |= {_change(kind): _mean(change) for kind, change in changes.items()}
             found.append({"agent": name, **_flat(numbers)})
-            found[-1]["KL"] = float(rows.loc[rows["agent"] == name, "KL"].astype(float).mean())
+            kl = float(rows.loc[rows["agent"] == name, "KL"].astype(float).mean())
+            found[-1] |= {"KL": kl, "KL_se": 0.0}  # kept as a mean alone
         return pd.DataFrame(found).sort_values("gold", ascending=False, ignore_index=True)
 
     def draw(self, summary: pd.DataFrame, figure: Figure) -> None:
@@ -94,8 +96,8 @@ class AlignmentTax(Study):
 
     def findings(self, summary: pd.DataFrame) -> list[str]:
         """Who sold what for what, where intervals say so."""
-        by_agent = summary.set_index("agent")
-        start, before = by_agent.loc[SFT], by_agent.loc["pretrained"]
+        agents: dict[str, Row] = {row["agent"]: row for row in rows_of(summary)}
+        start, before = agents.pop(SFT), agents.pop("pretrained")
         return [
             f"The pretrained model answers {_said(before, 'deflection')} of the requests with "
             f"another question, the fine-tuned one {_said(start, 'deflection')}.",
@@ -103,13 +105,13 @@ class AlignmentTax(Study):
             f"harmless in {_said(start, 'harmless')} of the requests that ask for it; the "
             f"pretrained model in {_said(before, 'helpful')}, {_said(before, 'honest')} and "
             f"{_said(before, 'harmless')}.",
-            *_trades(by_agent.drop(index=[SFT, "pretrained"])),
+            *_trades(agents),
         ]
 
 
-def _trades(agents: pd.DataFrame) -> Iterator[str]:
+def _trades(agents: Mapping[str, Row]) -> Iterator[str]:
     """Yields a sentence for each agent whose interval leaves some change no doubt."""
-    for name, row in agents.iterrows():
+    for name, row in agents.items():
         gained = [j for j in JUDGES if row[_change(j)] > row[f"{_change(j)}_se"]]
         sold = [j for j in JUDGES if -row[_change(j)] > row[f"{_change(j)}_se"]]
         told = [f"{j} {_signed(row, j)}" for j in (*gained, *sold)]
@@ -142,9 +144,9 @@ def _change(judge: str) -> str:
     return f"{judge}, change"
 
 
-def _said(row: pd.Series, name: str) -> str:
+def _said(row: Row, name: str) -> str:
     return f"{row[name]:.0%} ± {100 * row[f'{name}_se']:.0f}"
 
 
-def _signed(row: pd.Series, judge: str) -> str:
+def _signed(row: Row, judge: str) -> str:
     return f"{row[_change(judge)]:+.2f} ± {row[f'{_change(judge)}_se']:.2f}"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from textgym.benchmarks.studies.alignment_tax import AGENTS, JUDGES, AlignmentTax
 from textgym.benchmarks.studies.packing import packed, unpacked
+from textgym.benchmarks.studies.study import shown
 
 
 def row(agent, seed, helpful, honest, harmless):
@@ -46,6 +47,14 @@ def test_changes_are_means_over_the_requests_a_judge_applies_to():
     assert table.loc["sft", "helpful"] == pytest.approx(0.5)
     assert table.loc["sft", "honest"] == pytest.approx(2 / 3)
     assert table.loc["dpo", "helpful, change_se"] > 0.25  # down on one request, up on the other
+
+
+def test_the_page_can_show_every_number():
+    study = AlignmentTax()
+    table = shown(study.summary(rows()), study.by)
+    ppo = next(line for line in table.splitlines() if line.startswith("| ppo"))
+    assert ppo.startswith("| ppo | 0.500 | 0.000 | 0.667 ± ")
+    assert ppo.endswith("| 0.500 |")  # the KL, of which a mean alone is kept
 
 
 def test_findings_name_what_is_sold_only_where_the_interval_leaves_no_doubt():

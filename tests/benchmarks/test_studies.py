@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -87,6 +91,54 @@ def test_a_point_that_fails_leaves_the_others(squares, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="unlucky"):
         run(tmp_path, seeds=1)
     assert [p.name for p in (tmp_path / "points").iterdir()] == ["side-2_seed-0.json"]
+
+
+SLEEPER = """
+import os, time
+from pathlib import Path
+from textgym.benchmarks.studies.study import Study
+
+class Sleeper(Study):
+    question, seeds, by = "Who wakes up?", 1, ("who",)
+    def points(self, seed):
+        return [{"who": who, "seed": seed} for who in (1, 2)]
+    def run(self, point, cache):
+        Path(os.environ["AWAKE"], str(os.getpid())).touch()
+        time.sleep(600)
+    def draw(self, summary, figure): ...
+    def findings(self, summary): return []
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signals")
+def test_workers_end_with_a_command_that_is_killed(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    awake = tmp_path / "awake"
+    awake.mkdir()
+    command = [sys.executable, "-c", "from textgym.benchmarks.cli import main; main()", "study"]
+    command += [f"{tmp_path}/sleeper.py:Sleeper", "--out", str(tmp_path / "out"), "--jobs", "2"]
+    with subprocess.Popen(command, env={**os.environ, "AWAKE": str(awake)}) as process:
+        _until(lambda: len(list(awake.iterdir())) == 2)
+        process.send_signal(signal.SIGKILL)
+    workers = [int(path.name) for path in awake.iterdir()]
+    _until(lambda: not any(map(_lives, workers)))
+
+
+def _until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.1)
+
+
+def _lives(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # What has ended and was not asked after yet is no longer at work.
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return bool(state.stdout.strip()) and not state.stdout.startswith("Z")
 
 
 def test_settings_are_named(squares, tmp_path):
