@@ -81,8 +81,7 @@ def test_the_page_on_the_tasks_shows_the_tasks_and_the_committed_results():
 def test_the_readme_tells_what_the_studies_found():
     text = (ROOT / "README.md").read_text()
     assert studies_told(text, ROOT / "results") == text
-    told = re.findall(r"<!-- studies:(\S+) -->", text)
-    assert sorted(",".join(told).split(",")) == sorted(STUDIES)
+    assert all(f"[{name}](results/{name}/study.md)" in text for name in STUDIES)
 
 
 
