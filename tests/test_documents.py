@@ -84,7 +84,6 @@ def test_the_readme_tells_what_the_studies_found():
     assert all(f"[{name}](results/{name}/study.md)" in text for name in STUDIES)
 
 
-
 def test_every_agent_has_its_section_with_its_settings_and_results():
     page = (ROOT / "docs/algorithms.md").read_text()
     assert re.findall(r"^## `(.*)`$", page, re.MULTILINE) != []

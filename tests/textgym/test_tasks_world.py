@@ -84,6 +84,11 @@ def test_the_references_are_judged_as_the_world_wrote_them(task):
     assert all(p.endswith((":",)) for p in prompts)
 
 
+def test_a_seed_that_is_no_number_is_one_clear_line():
+    with pytest.raises(ConfigError, match="seed must be an integer, got 'x'"):
+        load_task("caveats", seed="x")
+
+
 def test_an_unknown_split_or_option(task):
     with pytest.raises(DataError, match="unknown split 'dev'"):
         task.prompts("dev")

@@ -33,7 +33,9 @@ TASKS = Registry(
 def load_task(name: str | Task, **options: Any) -> Task:
     """Returns the task of that name, made with `options` (such as `data=`), or the task itself.
 
-    Raises: UnknownNameError for a name no task has; ConfigError for an option it does not take.
+    Raises:
+        UnknownNameError: a name no task has.
+        ConfigError: an option it does not take, or a seed that is no integer.
     """
     if isinstance(name, Task):
         return name
@@ -43,5 +45,8 @@ def load_task(name: str | Task, **options: Any) -> Task:
         for option in options:
             if option not in parameters:
                 raise ConfigError(str(unknown_name("option", option, parameters)))
+    seed = options.get("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError(f"seed must be an integer, got {seed!r}")
     task: Task = factory(**options)
     return task
