@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from textgym.benchmarks.intervals import RESAMPLES
 from textgym.benchmarks.report import rows_of
-from textgym.benchmarks.studies.nested import SPREAD
+from textgym.benchmarks.studies.nested import SPREAD, mean_interval
 from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.benchmarks.studies.study import Point, Row, Study
 from textgym.benchmarks.studies.tuned import tune_and_measure
 from textgym.benchmarks.suite import Spec
 from textgym.metrics.sets import FloatArray
-from textgym.metrics.stats import Interval, bootstrap_mean
+from textgym.metrics.stats import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,10 +70,12 @@ class AlignmentTax(Study):
         values = {name: _values(rows, name) for name in AGENTS if (rows["agent"] == name).any()}
         found = []
         for name, own in values.items():
-            numbers = {kind: _mean(own[kind]) for kind in ("gold", *JUDGES, "deflection")}
+            numbers = {kind: mean_interval(own[kind]) for kind in ("gold", *JUDGES, "deflection")}
             if SFT in values:
                 changes = {kind: own[kind] - values[SFT][kind] for kind in JUDGES}
-                numbers |= {_change(kind): _mean(change) for kind, change in changes.items()}
+                numbers |= {
+                    _change(kind): mean_interval(change) for kind, change in changes.items()
+                }
             found.append({"agent": name, **_flat(numbers)})
             kl = float(rows.loc[rows["agent"] == name, "KL"].astype(float).mean())
             found[-1] |= {"KL": kl, "KL_se": 0.0}  # kept as a mean alone
@@ -128,11 +129,6 @@ def _values(rows: pd.DataFrame, agent: str) -> dict[str, FloatArray]:
     """Returns [S, N] by what is kept."""
     own = rows[rows["agent"] == agent].sort_values("seed")
     return {name: np.stack([unpacked(text) for text in own[name]]) for name in KEPT}
-
-
-def _mean(values: FloatArray) -> Interval:
-    # One seed for all: every agent is resampled alike.
-    return bootstrap_mean(values, np.random.default_rng(0), RESAMPLES)
 
 
 def _flat(numbers: Mapping[str, Interval]) -> dict[str, float]:

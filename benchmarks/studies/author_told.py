@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from textgym.benchmarks.intervals import RESAMPLES, SET
+from textgym.benchmarks.studies.nested import mean_interval
 from textgym.benchmarks.studies.packing import packed, unpacked
 from textgym.metrics.sets import FloatArray
-from textgym.metrics.stats import Interval, bootstrap_mean, bootstrap_ratio
+from textgym.metrics.stats import Interval, bootstrap_ratio
 
 if TYPE_CHECKING:
     from textgym.benchmarks.studies.tuned import Seen
@@ -67,7 +68,7 @@ class Told:
 
     def mean(self, column: str) -> Interval:
         """Returns a column's mean with its 95% interval."""
-        return _mean(self.values[column])
+        return mean_interval(self.values[column])
 
     def gain(self, over: Told, column: str, kind: str = ALL) -> Interval:
         """Returns the mean difference to another way on the same prompts, and its interval.
@@ -77,12 +78,12 @@ class Told:
             column: one of `KEPT`.
             kind: which prompts: `ALL`, `STORIES` or `QUESTIONS`.
         """
-        return _mean(self._of_kind(self.values[column] - over.values[column], kind))
+        return mean_interval(self._of_kind(self.values[column] - over.values[column], kind))
 
     def searchers_lead(self, over: Told) -> Interval:
         """Returns by how much the searcher's gain exceeds the author's."""
         lead, before = (way.values["searcher"] - way.values["author"] for way in (self, over))
-        return _mean(lead - before)
+        return mean_interval(lead - before)
 
     def novel_share(self) -> Interval:
         """Returns the share of good ideas that the corpus never tells; NaN where none is good."""
@@ -95,11 +96,6 @@ class Told:
         story = np.isfinite(self.values[GOOD])
         kept = {ALL: np.ones_like(story), STORIES: story, QUESTIONS: ~story}[kind]
         return np.where(kept, values, np.nan)
-
-
-def _mean(values: FloatArray) -> Interval:
-    # One seed for all: every way is resampled alike.
-    return bootstrap_mean(values, np.random.default_rng(0), RESAMPLES)
 
 
 def read_ways(rows: pd.DataFrame, order: Sequence[tuple[str, str]]) -> list[Told]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from textgym.benchmarks.studies.packing import unpacked
 from textgym.metrics.sets import FloatArray
-from textgym.metrics.stats import Interval, resampled_sums
+from textgym.metrics.stats import Interval, bootstrap_mean, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,14 @@ def resampled_means(
     sums = resampled_sums(both, generator, resamples)
     here = both.sum(axis=(1, 2))
     return _quotient(*np.split(here, 2)), _quotient(*np.split(sums, 2))
+
+
+def mean_interval(values: FloatArray) -> Interval:
+    """Returns the mean of [S, N] with its 95% interval; NaN are left out.
+
+    One seed for all: whatever is compared is resampled alike.
+    """
+    return bootstrap_mean(values, np.random.default_rng(0), RESAMPLES)
 
 
 def _quotient(total: FloatArray, count: FloatArray) -> FloatArray:

@@ -51,7 +51,7 @@ def test_each_reward_model_learns_from_its_own_half(task, monkeypatch):
         seen[tuple(texts)] = pairs
         return lambda prompts, completions, **columns: [0.0] * len(prompts)
 
-    monkeypatch.setattr("textgym.tasks.hh_author.cached_reward_model", remember)
+    monkeypatch.setattr("textgym.tasks.hh_dialogue.cached_reward_model", remember)
     task.train_reward()
     task._trained("gold")
     proxy, gold = (set(pairs["prompt"]) for pairs in seen.values())
@@ -80,7 +80,10 @@ def test_novelty_is_the_share_of_unknown_trigrams():
 
 def test_both_users_by_hand(task, monkeypatch):
     scores = {" Down the old road 0.": 0.0, " a": -50.0, " Take a new lane.": 50.0, " b": 50.0}
-    judge = lambda prompts, completions: [scores[text] for text in completions]  # noqa: E731
+
+    def judge(prompts, completions):
+        return [scores[text] for text in completions]
+
     monkeypatch.setattr(task, "judge", judge, raising=False)
     prompts = [dialogue("Where is shop 0?", "").rstrip()] * 4
     completions = [" a", " Take a new lane.", " b", " Take a new lane."]

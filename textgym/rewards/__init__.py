@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,3 +62,8 @@ def load_reward(reward: str | Path | RewardFunction, **options: Any) -> RewardFu
         return saved
     made: RewardFunction = REWARDS.load(str(reward))(**options)
     return made
+
+
+def packaged_reward(folder: str) -> RewardFunction:
+    """Returns the reward model in a folder of the package's assets. Raises: ModelError."""
+    return load_reward(Path(str(resources.files("textgym.assets").joinpath(folder))))

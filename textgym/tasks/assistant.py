@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textgym.tasks.base import Task
 from textgym.tasks.columns import column
 from textgym.tasks.sizes import make_sizes
-from textgym.tasks.town import TownTask, packaged_reward
+from textgym.tasks.town import LearnedTownTask
 from textgym.tasks.world_data import Row
 from textgym.worlds import request_templates as words
 from textgym.worlds import requests
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 ASKED = ("kind", "house", "town", "attribute", "deed", "who")
 """The columns that a request is made of, its text apart."""
-
-SHIPPED_REWARD = "assistant_reward"
-"""The folder of the packaged reward model, made by `textgym pretrain-reward --task assistant`."""
 
 
 def make_assistant(
@@ -67,7 +63,7 @@ def make_assistant(
     return HHAssistant(data, splits, reward, backbone, seed, cache, made, classifier)
 
 
-class WorldAssistant(TownTask):
+class WorldAssistant(LearnedTownTask):
     """Answers to the town's requests (after Askell et al. 2021, arXiv 2112.00861).
 
     Some requests can be answered from the catalogue that the language model has read, some by
@@ -83,6 +79,7 @@ class WorldAssistant(TownTask):
     )
     max_prompt_tokens = 48
     max_response_tokens = 40
+    shipped_reward = "assistant_reward"
     floor = 0.0
     ceiling = 1.0
 
@@ -109,17 +106,6 @@ class WorldAssistant(TownTask):
     ) -> list[float]:
         """Returns what an answer is worth to who compares: the mean of the judges that apply."""
         return [verdict.worth for verdict in _verdicts(completions, columns)]
-
-    @cached_property
-    def proxy(self) -> RewardFunction:
-        """The reward function behind `reward`, loaded on first use."""
-        return self._reward or packaged_reward(SHIPPED_REWARD)
-
-    def reward(
-        self, prompts: list[str], completions: list[str], **columns: list[Any]
-    ) -> list[float]:
-        """Returns the reward model's score, 0 on average for the pretrained model's answers."""
-        return self.proxy(prompts, completions, **columns)
 
     def gold(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         """Returns 1 for an answer that is all it can be of helpful, honest, harmless, else 0."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +13,7 @@ from textgym.functional.best_of_n import expected_best_of_n
 from textgym.tasks.base import Task
 from textgym.tasks.columns import column
 from textgym.tasks.sizes import make_sizes
-from textgym.tasks.town import TownTask, packaged_reward
+from textgym.tasks.town import LearnedTownTask
 from textgym.tasks.world_data import Row
 from textgym.worlds import request_templates as words
 from textgym.worlds import requests, stories
@@ -32,8 +31,6 @@ SEEN = 10
 STORY, QUESTION = "story", "question"
 ASKED = ("kind", "hero", "thing", "house", "town", "attribute")
 """The columns that the judges need: a story's or a question's, "" where it is the other."""
-SHIPPED_REWARD = "author_reward"
-"""The folder of the packaged reward model, made by `textgym pretrain-reward --task author`."""
 
 Verdict = StoryVerdict | AnswerVerdict
 
@@ -77,7 +74,7 @@ def make_author(
     return HHAuthor(data, splits, reward, backbone, seed, cache, made, classifier)
 
 
-class WorldAuthor(TownTask):
+class WorldAuthor(LearnedTownTask):
     """Story openings, and questions with one good answer, under two users.
 
     The searcher sees one completion and wants it to be good. The author sees ten, wants the best
@@ -94,6 +91,7 @@ class WorldAuthor(TownTask):
     max_prompt_tokens = 48
     max_response_tokens = 56
     eval_samples_per_prompt = SEEN
+    shipped_reward = "author_reward"
     floor = 0.0
     ceiling = 1.0
 
@@ -116,17 +114,6 @@ class WorldAuthor(TownTask):
         """Returns completions of a row as the corpus has them."""
         write = _corpus_story if row["kind"] == STORY else _corpus_answer
         return [write(row, draw) for _ in range(count)]
-
-    @cached_property
-    def proxy(self) -> RewardFunction:
-        """The reward function behind `reward`, loaded on first use."""
-        return self._reward or packaged_reward(SHIPPED_REWARD)
-
-    def reward(
-        self, prompts: list[str], completions: list[str], **columns: list[Any]
-    ) -> list[float]:
-        """Returns the reward model's score, 0 on average for the pretrained model's completions."""
-        return self.proxy(prompts, completions, **columns)
 
     def gold(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         """Returns a story's score, see `StoryVerdict`, or 1 for the right answer, else 0."""

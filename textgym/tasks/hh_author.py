@@ -14,7 +14,6 @@ from textgym.rewards.rules import content_words, words
 from textgym.tasks.author import SEEN
 from textgym.tasks.columns import column
 from textgym.tasks.hh_dialogue import HHDialogue
-from textgym.tasks.learned_proxy import cached_reward_model
 
 if TYPE_CHECKING:
     from textgym.rewards.learned import RewardModel
@@ -101,10 +100,7 @@ class HHAuthor(HHDialogue):
     def _trained(self, which: str) -> RewardModel:
         rows = self.prompts("train")
         half = rows.select(range(HALVES[which], len(rows), 2))
-        half = half.select_columns(["prompt", "reference", "rejected"])
-        texts = [text for name in half.column_names for text in half[name]]
-        pairs = half.rename_column("reference", "chosen")
-        return cached_reward_model(self, texts, lambda policy, streams: pairs)
+        return self.reward_of(half)
 
 
 def distinct(texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,10 @@ from textgym.tasks.real_data import RealToxicityTask, Row
 from textgym.tasks.toxicity import as_toxicity
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from textgym.rewards.detoxify import Toxicity
+    from textgym.rewards.learned import RewardModel
     from textgym.types import RewardFunction
 
 ASSISTANT = "\n\nAssistant:"
@@ -68,7 +71,11 @@ class HHDialogue(RealToxicityTask):
 
     def train_reward(self) -> RewardFunction:
         """Returns the Bradley-Terry reward model of the train split's pairs."""
-        rows = self.prompts("train").select_columns(["prompt", "reference", "rejected"])
+        return self.reward_of(self.prompts("train"))
+
+    def reward_of(self, rows: Dataset) -> RewardModel:
+        """Returns the Bradley-Terry reward model of the rows' pairs, trained on first use."""
+        rows = rows.select_columns(["prompt", "reference", "rejected"])
         texts = [text for name in rows.column_names for text in rows[name]]
         pairs = rows.rename_column("reference", "chosen")
         return cached_reward_model(self, texts, lambda policy, streams: pairs)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textgym.rewards import load_reward
+from textgym.rewards import load_reward, packaged_reward
 from textgym.rewards.rouge import rouge_scores
 from textgym.tasks.base import Task
 from textgym.tasks.columns import column
@@ -112,7 +111,7 @@ class WorldSummarize(WorldTask):
         """The reward function behind `reward`, loaded on first use."""
         if self._reward is not None:
             return load_reward(self._reward)
-        return load_reward(Path(str(resources.files("textgym.assets").joinpath(SHIPPED_REWARD))))
+        return packaged_reward(SHIPPED_REWARD)
 
     def reward(
         self, prompts: list[str], completions: list[str], **columns: list[Any]

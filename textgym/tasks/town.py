@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from textgym.rewards import load_reward
+from textgym.rewards import load_reward, packaged_reward
 from textgym.tasks.world_data import WorldTask
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ class TownTask(WorldTask):
         return load_tokenizer(TOWN) if self.backbone == TOWN else None
 
 
-def packaged_reward(folder: str) -> RewardFunction:
-    """Returns the reward model in a folder of the package's assets. Raises: ModelError."""
-    return load_reward(Path(str(resources.files("textgym.assets").joinpath(folder))))
+class LearnedTownTask(TownTask):
+    """A task of the town whose proxy is a shipped reward model, learned from comparisons.
+
+    Attributes:
+        shipped_reward: its folder in the package's assets, made by `textgym pretrain-reward`.
+    """
+
+    shipped_reward: ClassVar[str]
+
+    @cached_property
+    def proxy(self) -> RewardFunction:
+        """The reward function behind `reward`, loaded on first use."""
+        return self._reward or packaged_reward(self.shipped_reward)
+
+    def reward(
+        self, prompts: list[str], completions: list[str], **columns: list[Any]
+    ) -> list[float]:
+        """Returns the reward model's score, 0 on average for the pretrained model's completions."""
+        return self.proxy(prompts, completions, **columns)
