@@ -39,8 +39,9 @@ EARLY_ENDS = 2.0
 
 DIRECT = "float32: weights read directly, not through transformers"
 ALONE = "with nothing shared or padded, PyTorch's products"
-BY_ONEDNN = "float32: oneDNN's products, not PyTorch's own"
+BY_ONEDNN = "oneDNN's products, not PyTorch's own"
 COMPILED = "steps between products compiled, not PyTorch's"
+ONE_CALL = "a step of all layers in one compiled call, not PyTorch's"
 PLAINLY = "with PyTorch's steps"
 
 Run = Callable[[], Any]
@@ -81,8 +82,8 @@ def changes(model: str, load: Load, widths: Sequence[int]) -> Iterator[Change]:
 def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     """Yields what makes sampling fast.
 
-    With direct reading go oneDNN's products and the sharing of prompts, which hang on it; the
-    second row leaves both out on either side.
+    With direct reading go compiled steps and the sharing of prompts, which hang on it; the second
+    row leaves both out on either side. A compiled step has oneDNN's products in it.
     """
     exact, policy = make_policy(model, "float32"), make_policy(model)
     step = f"Sampling, {describe(policy.precision)}"
@@ -92,11 +93,9 @@ def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     alone = _shortened(replace(load, prompts=load.rows, samples=1))
     ids, mask = random_prompts(alone, policy.vocab_size)
     plain = sampling_run(exact, (ids, torch.ones_like(mask)), uniform_numbers(alone))
-    plain = without("linear._ONEDNN", False, plain)
+    plain = plainly(without("linear._ONEDNN", False, plain))
     yield f"Sampling, {DIRECT}", run, without("policy.read", no_decoder, run)
     yield f"Sampling, {DIRECT}, {ALONE}", plain, without("policy.read", no_decoder, plain)
-    yield f"Sampling, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
-
     for shared in (load, _shortened(replace(load, prompt_tokens=8 * load.prompt_tokens))):
         once, drawn = random_prompts(shared, policy.vocab_size), uniform_numbers(shared)
         again = tuple(x.repeat_interleave(load.samples, dim=0) for x in once)
@@ -104,7 +103,10 @@ def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
         yield name, sampling_run(policy, once, drawn), sampling_run(policy, again, drawn)
     for chosen in _compiled(exact, policy):
         run = sampling_run(chosen, prompts, uniforms)
-        yield f"Sampling, {describe(chosen.precision)}: {COMPILED}", run, plainly(run)
+        yield f"Sampling, {describe(chosen.precision)}: {ONE_CALL}", run, plainly(run)
+    run = plainly(sampling_run(exact, prompts, uniforms))
+    name = f"Sampling, float32, {PLAINLY}: {BY_ONEDNN}"
+    yield name, run, without("linear._ONEDNN", False, run)
     run = plainly(sampling_run(policy, prompts, uniforms))
     drawn_once = "a token drawn with one random number, not one per word of the vocabulary"
     race = partial(multinomial, torch.Generator())
@@ -135,7 +137,7 @@ def training_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
     plain = without("linear._ONEDNN", False, plain)
     yield f"Training step, {DIRECT}", run, without("policy.read", no_decoder, run)
     yield f"Training step, {DIRECT}, {ALONE}", plain, without("policy.read", no_decoder, plain)
-    yield f"Training step, {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
+    yield f"Training step, float32: {BY_ONEDNN}", run, without("linear._ONEDNN", False, run)
 
     for chosen in _compiled(exact, policy):
         run = training_run(chosen, equal)

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -32,6 +33,7 @@ from textgym.benchmarks.speed.ablation import (
 from textgym.benchmarks.speed.models import YARDSTICK, make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, generate_run, own_randomness, random_prompts
 from textgym.models import sampling
+from textgym.models.compiled.decoding import CompiledDecoding
 from textgym.models.compiled.library import Step
 
 PRODUCTS = "matrix products"
@@ -41,13 +43,14 @@ COPIES = "copies and layout"
 DRAWING = "drawing tokens"
 REST = "rest"
 BETWEEN = "between operations"
+STEP = "a compiled step of decoding"
 
 KINDS = {
     kind: frozenset(names.split())
     for kind, names in {
         PRODUCTS: "mm addmm linear linear_pointwise reorder_linear_weight",
         ATTENTION: "bmm baddbmm softmax scaled_dot_product_attention "
-        "scaled_dot_product_flash_attention_for_cpu attend branch_attention",
+        "scaled_dot_product_flash_attention_for_cpu branch_attention",
         ELEMENTWISE: "add addcmul amax aminmax cos div exp fused_rms_norm log log_softmax "
         "log_softmax_backward_data logsumexp masked_fill mean mul neg pow rms_norm roll rsqrt "
         "sigmoid silu sin sub sum where add_norm swiglu split_heads selected_logprobs",
@@ -61,7 +64,7 @@ KINDS = {
 }
 """Operations by kind, compiled steps among them; names are without their library, underscores and
 `_backward`. What else runs is of the kind `REST`, and the time in which no operation runs, Python's
-own, of the kind `BETWEEN`."""
+own, of the kind `BETWEEN`. A compiled step of decoding books its time by kind itself."""
 
 DRAWN_BY = ((sampling, "draw"), (functional, "softmax"), (torch, "multinomial"))
 """What runs within these is drawing: ours, and what `generate` calls once it has its logits."""
@@ -118,11 +121,26 @@ def time_by_kind(run: Callable[[], object]) -> Counter[str]:
     # The profiler's library writes to stderr when it starts and stops, unless told not to.
     quiet = mock.patch.dict(os.environ, {"KINETO_LOG_LEVEL": "9"})
     profiling: Any = profile(activities=[ProfilerActivity.CPU])
-    with quiet, _marked(), profiling, record_function(BETWEEN):
+    within = torch.zeros(3, dtype=torch.float64)
+    booked = mock.patch.object(CompiledDecoding, "seconds", within)
+    with quiet, booked, _marked(), profiling, record_function(BETWEEN):
         run()
     times: Counter[str] = Counter()
     for event in profiling.events() or ():
         times[_kind(event)] += event.self_cpu_time_total / 1000
+    return _within_steps(times, within)
+
+
+def _within_steps(times: Counter[str], seconds: Tensor) -> Counter[str]:
+    """Returns the times, that of whole steps of decoding shared out among what they are made of.
+
+    Args:
+        times: milliseconds by kind, `STEP` among them.
+        seconds: [3] of products, attention and the rest, as the steps themselves booked it.
+    """
+    whole, shares = times.pop(STEP, 0.0), seconds / seconds.sum().clamp(min=1e-12)
+    for kind, share in zip((PRODUCTS, ATTENTION, ELEMENTWISE), shares.tolist(), strict=True):
+        times[kind] += whole * share
     return times
 
 
@@ -145,6 +163,8 @@ def kind_of(operation: str) -> str:
     >>> kind_of("aten::add_")
     'norms and elementwise'
     """
+    if operation == "compiled::step":
+        return STEP
     name = operation.rpartition("::")[2].removesuffix("_backward").strip("_")
     return next((kind for kind, names in KINDS.items() if name in names), REST)
 

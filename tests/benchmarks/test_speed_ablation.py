@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from operator import attrgetter
 from unittest import mock
 
@@ -11,8 +12,9 @@ from torch.nn import functional
 
 import textgym.models.sampling
 from textgym.benchmarks.speed import ablation, profiling
-from textgym.benchmarks.speed.models import make_model
+from textgym.benchmarks.speed.models import make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, own_randomness
+from textgym.models.compiled.decoding import CompiledDecoding
 from textgym.models.compiled.library import library
 from textgym.models.linear import has_onednn
 
@@ -20,10 +22,11 @@ LOAD = Load(4, samples=4, prompt_tokens=6, response_tokens=6)
 PROMPT_TOKENS = [6, 5, 4, 3]
 DIRECT = "float32: weights read directly, not through transformers"
 ALONE = f"{DIRECT}, with nothing shared or padded, PyTorch's products"
-ONEDNN = "float32: oneDNN's products, not PyTorch's own"
+BY_ONEDNN = "oneDNN's products, not PyTorch's own"
 ONCE = "float32: prompts of 6 tokens read once, not per sample"
 LONG = "float32: prompts of 48 tokens read once, not per sample"
 PLAINLY = "float32, with PyTorch's steps"
+OF_SAMPLING, OF_TRAINING = f"{PLAINLY}: {BY_ONEDNN}", f"float32: {BY_ONEDNN}"
 DRAWN = f"{PLAINLY}: a token drawn with one random number, not one per word of the vocabulary"
 LEAVE = "float32, unequal lengths: rows that have ended leave the batch"
 SELECTED = "float32: log-probabilities without a second copy of the logits"
@@ -32,16 +35,17 @@ PIECES = (
     "float32, with PyTorch's steps, unequal lengths: attention in pieces of like length, not in one"
 )
 COMPILED = "float32: steps between products compiled, not PyTorch's"
+ONE_CALL = "float32: a step of all layers in one compiled call, not PyTorch's"
 SHORT = "width 64: products in bfloat16, not float32"
 DECODING = "decoding.Decoding"
 LAID_OUT = "decoding.lay_out_prompts"
 if library() is not None:
     DECODING, LAID_OUT = "compiled.decoding.CompiledDecoding", f"compiled.{LAID_OUT}"
-OF_COMPILED = () if library() is None else (COMPILED,)
+OF_COMPILED, OF_STEP = ((), ()) if library() is None else ((COMPILED,), (ONE_CALL,))
 NAMES = [
-    *(f"Sampling, {name}" for name in (DIRECT, ALONE, ONEDNN, ONCE, LONG)),
-    *(f"Sampling, {name}" for name in (*OF_COMPILED, DRAWN, LEAVE)),
-    *(f"Training step, {name}" for name in (DIRECT, ALONE, ONEDNN, *OF_COMPILED, ONCE)),
+    *(f"Sampling, {name}" for name in (DIRECT, ALONE, ONCE, LONG)),
+    *(f"Sampling, {name}" for name in (*OF_STEP, OF_SAMPLING, DRAWN, LEAVE)),
+    *(f"Training step, {name}" for name in (DIRECT, ALONE, OF_TRAINING, *OF_COMPILED, ONCE)),
     *(f"Training step, {name}" for name in (SELECTED, UNPADDED, PIECES)),
     *(f"{work}, {SHORT}" for work in ("Sampling", "Training step")),
 ]
@@ -51,11 +55,11 @@ PRODUCTS = 4 * 4 + 1
 CALLS = {
     f"Sampling, {DIRECT}": ("hugging_face.forward", 0, 6),
     f"Sampling, {ALONE}": ("hugging_face.forward", 0, 2),
-    f"Sampling, {ONEDNN}": ("linear._product", 6 * PRODUCTS, 0),
+    f"Sampling, {OF_SAMPLING}": ("linear._product", 6 * PRODUCTS, 0),
     f"Sampling, {DRAWN}": ("sampling.inverse_cdf", 6, 0),
     f"Training step, {DIRECT}": ("hugging_face.forward", 0, 2),
     f"Training step, {ALONE}": ("hugging_face.forward", 0, 2),
-    f"Training step, {ONEDNN}": ("linear._product", 3 * PRODUCTS, 0),
+    f"Training step, {OF_TRAINING}": ("linear._product", 3 * PRODUCTS, 0),
     f"Training step, {SELECTED}": ("policy.token_logprobs", 2, 0),
     f"Training step, {PIECES}": ("attention._mask", 2 * 3, 2),
     f"Sampling, {SHORT}": ("decoder.Decoder.to", 1, 0),
@@ -68,7 +72,7 @@ of the unequal lengths is one token, which is never read: three pieces are left.
 
 if OF_COMPILED:
     CALLS |= {
-        f"Sampling, {COMPILED}": ("compiled.decoding.CompiledDecoding.step", 5, 0),
+        f"Sampling, {ONE_CALL}": ("compiled.decoding.CompiledDecoding.step", 5, 0),
         f"Training step, {COMPILED}": ("likelihood.selected_logprobs", 2, 0),
     }
 
@@ -275,6 +279,22 @@ def test_all_time_of_a_run_is_told():
     times = profiling.time_by_kind(run)
     assert times.total() == pytest.approx(spent[0], rel=0.2)
     assert times.most_common(1)[0][0] == profiling.DRAWING
+
+
+@pytest.mark.skipif(library() is None, reason="no C++ compiler was found")
+def test_a_compiled_step_of_decoding_is_told_apart():
+    """Of what the profiler sees as one operation, as the step's own clock divides it."""
+    prompts = ablation.random_prompts(LOAD, 2048)
+    policy = make_policy(make_model("1m"), "float32")
+    run = ablation.sampling_run(policy, prompts, ablation.uniform_numbers(LOAD))
+    run()
+    times = profiling.time_by_kind(run)
+    assert profiling.STEP not in times
+    seconds = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    shared = profiling._within_steps(Counter({profiling.STEP: 8.0, profiling.COPIES: 1.0}), seconds)
+    kinds = (profiling.PRODUCTS, profiling.ATTENTION, profiling.ELEMENTWISE, profiling.COPIES)
+    assert [shared[kind] for kind in kinds] == [6, 2, 0, 1]
+    assert CompiledDecoding.seconds is None
 
 
 def test_profiles_tell_every_way():

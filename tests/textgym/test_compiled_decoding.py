@@ -1,34 +1,37 @@
 """Compiled decoding: what transformers computes, whatever rows leave and however long they grow."""
 
+import copy
 import math
 
 import pytest
 import torch
 from decoder_support import MODELS, SPANS, VOCAB, batch, random_model
 from scipy.stats import chisquare
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from textgym.models import families
-from textgym.models.compiled import decoding, library
-from textgym.models.compiled.decoding import CompiledDecoding, draw
+from textgym.models import families, linear
+from textgym.models.compiled import decoding, library, products
+from textgym.models.compiled.decoding import CompiledDecoding
+from textgym.models.compiled.drawing import draw
 from textgym.models.hugging_face import CachedDecoding
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="no C++ compiler was found")
 LONG = ([(0, 70), (37, 70), (38, 70), (69, 70)], [1, 1, 1, 1])
 
 
-def sessions(model, rows, samples, limit):
-    decoder = families.read(model)
+def sessions(model, rows, samples, limit, dtype=torch.float32):
+    decoder = families.read(model).to(dtype)
     assert decoding.fits(decoder)
     ours = CompiledDecoding(decoder, *rows, samples, limit)
     return ours, CachedDecoding(model, VOCAB, *rows, samples)
 
 
-def compare(ours, theirs, steps, leaving=()):
+def compare(ours, theirs, steps, leaving=(), tolerance=1e-4):
     """At the steps named in `leaving` the first row goes, at the last of them every other one."""
     generator = torch.Generator().manual_seed(0)
     for t in range(steps):
-        torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+        expected = theirs.logits
+        torch.testing.assert_close(ours.logits.float(), expected, atol=tolerance, rtol=tolerance)
         count = len(ours.logits)
         if t in leaving and count > 1:
             kept = torch.arange(count)[1:] if t < max(leaving) else torch.arange(count)[::2]
@@ -45,6 +48,41 @@ def compare(ours, theirs, steps, leaving=()):
 def test_every_step_gives_what_transformers_gives(name, spans, samples):
     rows = batch(*SPANS[spans])[:2]
     compare(*sessions(random_model(name), rows, samples, 9), 9, leaving=(2, 4, 6))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bfloat16_within_its_rounding(name, samples):
+    """Logits of these models are of the size of 1, and off by 0.07 at most."""
+    if not products.multiplies(torch.bfloat16):
+        pytest.skip("this processor does not multiply bfloat16 by oneDNN")
+    model = copy.deepcopy(random_model(name))
+    for weight in model.parameters():
+        weight.copy_(weight.bfloat16())
+    ours, theirs = sessions(model, batch(*LONG)[:2], samples, 40, torch.bfloat16)
+    compare(ours, theirs, 40, leaving=(3, 33, 36), tolerance=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", families.ACTIVATIONS)
+def test_every_activation_gated_or_not(activation):
+    of_all = {"vocab_size": VOCAB, "pad_token_id": 1, "bos_token_id": None, "eos_token_id": 2}
+    gated = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_act=activation,
+        **of_all,
+    )
+    plain = GPT2Config(n_embd=16, n_layer=2, n_head=2, activation_function=activation, **of_all)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for model in (LlamaForCausalLM(gated), GPT2LMHeadModel(plain)):
+            for weight in model.parameters():
+                weight.mul_(8)  # far from 0, where all of them are alike
+            compare(*sessions(model.eval(), batch(*SPANS["left"])[:2], 1, 4), 4)
 
 
 @torch.no_grad()
@@ -81,7 +119,7 @@ def test_heads_of_any_width(width, spans):
 @torch.no_grad()
 def test_a_prompt_is_kept_once_and_rows_leave_without_a_copy():
     ours, _ = sessions(random_model("llama"), batch(*SPANS["left"])[:2], 7, 12)
-    assert ours._prompts[0].shape[:3] == (2, 3, 2)  # keys and values, prompts, key-value heads
+    assert ours._prompts[0].shape[:4] == (3, 2, 1, 2)  # prompts, heads, blocks, keys and values
     ours.step(torch.zeros(21, dtype=torch.int64))
     chunk = ours._chunks[0]
     ours.keep(torch.arange(5, 21))
@@ -105,6 +143,46 @@ def test_threads_do_not_change_a_bit():
         finally:
             torch.set_num_threads(1)
     assert torch.equal(*found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_computes_the_same_whatever_batch_it_is_in(dtype):
+    """To the bit, from the second token on: the prompts are read by other products."""
+    if not products.multiplies(dtype):
+        pytest.skip("this processor does not multiply bfloat16 by oneDNN")
+    decoder = families.read(random_model("llama")).to(dtype)
+    ids, mask = (x.repeat(18, 1) for x in batch(*LONG)[:2])
+    tokens, found = torch.arange(72) % VOCAB, {}
+    for rows in (1, 7, 9, 64, 72):
+        ours = CompiledDecoding(decoder, ids[:rows], mask[:rows], 1, 5)
+        ours._prompts = [
+            prompts[:1].expand(rows, -1, -1, -1, -1).contiguous() for prompts in ours._prompts
+        ]
+        for _ in range(3):
+            ours.step(tokens[:rows])
+        found[rows] = ours.logits[0]
+    assert all(torch.equal(found[1], logits) for logits in found.values())
+
+
+@torch.no_grad()
+def test_without_onednns_kernel_the_plain_steps_are_left(monkeypatch):
+    decoder = families.read(random_model("llama"))
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        assert not decoding.fits(decoder.to(torch.bfloat16))
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    monkeypatch.setattr(products, "RELEASE", "no such function")
+    assert not decoding.fits(decoder)
+
+
+@torch.no_grad()
+def test_inputs_that_do_not_come_in_pairs_are_left_to_the_others():
+    decoder = families.read(random_model("llama"))
+    weight = decoder.blocks[0].down.weight
+    decoder.blocks[0].down = linear.Linear(weight[:, :-1])
+    assert not decoding.fits(decoder)
 
 
 @torch.no_grad()

@@ -24,6 +24,11 @@ from textgym.models.compiled.library import TYPES
 from textgym.models.linear import Layer, PackedLinear
 
 
+def gelu_tanh(inner: Tensor) -> Tensor:
+    """Returns GELU by its approximation with a hyperbolic tangent (arXiv 1606.08415)."""
+    return functional.gelu(inner, approximate="tanh")
+
+
 @dataclass
 class Norm:
     """Root-mean-square norm (arXiv 1910.07467), or layer norm (arXiv 1607.06450) with a bias."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from textgym.models.decoder import Block, Decoder, Norm
+from textgym.models.decoder import Block, Decoder, Norm, gelu_tanh
 from textgym.models.linear import AdaptedLinear, Layer, Linear, SplitLinear, stack
 from textgym.models.lora import is_plain_adapter
 
@@ -23,8 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "relu": functional.relu,
     "gelu": functional.gelu,
-    "gelu_new": partial(functional.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
 }
 """Feed-forward activations by their name in `transformers`."""
 

@@ -108,6 +108,15 @@ class Linear:
         """Returns the layer in another type; gradients flow back to this one's weights."""
         return Linear(self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype))
 
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.weight.shape[1]
+
+    def merged(self) -> Linear:
+        """Returns the layer itself, which has no parts."""
+        return self
+
     def packed(self, rows: int) -> Linear | PackedLinear:
         """Returns the layer for many products of about `rows` rows, without gradients."""
         weight = self.weight
@@ -150,6 +159,11 @@ class AdaptedLinear:
         """Returns the layer in another type; gradients flow back to this one's weights."""
         return AdaptedLinear(self.base.to(dtype), self.a, self.b, self.scale)
 
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.base.inputs
+
     def merged(self) -> Linear:
         """Returns one layer that computes the same."""
         change = torch.mm(self.b, self.a).mul(self.scale).to(self.dtype)
@@ -182,10 +196,18 @@ class SplitLinear:
         """Returns the layers in another type; gradients flow back to these ones' weights."""
         return SplitLinear([part.to(dtype) for part in self.parts])
 
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.parts[0].inputs
+
+    def merged(self) -> Linear:
+        """Returns one layer that computes the same."""
+        return stack([part.merged() for part in self.parts])
+
     def packed(self, rows: int) -> Linear | PackedLinear:
-        """Returns one layer for many products of about `rows` rows, without gradients."""
-        parts = [part.merged() if isinstance(part, AdaptedLinear) else part for part in self.parts]
-        return stack(parts).packed(rows)
+        """Returns the merged layer for many products of about `rows` rows, without gradients."""
+        return self.merged().packed(rows)
 
 
 def stack(layers: list[Linear]) -> Linear:

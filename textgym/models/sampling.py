@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from textgym.models.compiled import decoding as compiled
+from textgym.models.compiled import drawing as compiled
 from textgym.models.compiled.layers import knows
 from textgym.models.tokenize import decode_responses, encode_prompts
 from textgym.types import Sampling

@@ -75,6 +75,23 @@ inline Lanes load(const bfloat16 *from) {
 }
 inline void store(float *to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
+// Returns the sum of all lanes, or what else `join` makes of two.
+template <typename F>
+inline float fold(Lanes lanes, F join) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight eights[2];
+    std::memcpy(eights, &lanes, sizeof eights);
+    const Eight eight = join(eights[0], eights[1]);
+    Four fours[2];
+    std::memcpy(fours, &eight, sizeof fours);
+    const Four four = join(fours[0], fours[1]);
+    return join(join(four[0], four[1]), join(four[2], four[3]));
+}
+inline float sum(Lanes lanes) {
+    return fold(lanes, [](auto x, auto y) { return x + y; });
+}
+
 struct alignas(sizeof(Lanes)) Vector {
     float lanes[LANES];
 };

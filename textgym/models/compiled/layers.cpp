@@ -1,27 +1,10 @@
 // Norms, gates and heads: each in one pass over memory, forward and backward.
 
-#include "common.h"
+#include "rows.h"
 
 namespace {
 
 constexpr int64_t CHUNK = 64;  // rows whose shares of a weight's gradient are summed together
-
-struct Moments {
-    float mean, scale;
-};
-
-// What a norm takes from a row, and multiplies the rest by.
-inline Moments moments(const float *x, int64_t width, bool centred, float epsilon) {
-    float mean = 0, squares = 0;
-    if (centred) {
-#pragma omp simd reduction(+ : mean)
-        for (int64_t i = 0; i < width; ++i) mean += x[i];
-        mean /= width;
-    }
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < width; ++i) squares += (x[i] - mean) * (x[i] - mean);
-    return {mean, 1.f / std::sqrt(squares / width + epsilon)};
-}
 
 template <typename T>
 void add_norm(int64_t rows, int64_t width, const float *hidden, const T *more, const float *weight,
@@ -36,16 +19,7 @@ void add_norm(int64_t rows, int64_t width, const float *hidden, const T *more, c
             for (int64_t i = 0; i < width; ++i) sum[i] = x[i] + read(added[i]);
             x = sum;
         }
-        const Moments m = moments(x, width, bias, epsilon);
-        T *y = normed + row * width;
-        if (bias) {
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i)
-                write(y[i], (x[i] - m.mean) * m.scale * weight[i] + bias[i]);
-        } else {
-#pragma omp simd
-            for (int64_t i = 0; i < width; ++i) write(y[i], x[i] * m.scale * weight[i]);
-        }
+        normalise(x, width, weight, bias, epsilon, normed + row * width);
     }
 }
 
@@ -132,10 +106,7 @@ void swiglu(int64_t rows, int64_t width, const T *both, T *out, int64_t threads)
         const T *gate = both + 2 * row * width, *up = gate + width;
         T *y = out + row * width;
 #pragma omp simd
-        for (int64_t i = 0; i < width; ++i) {
-            float x = read(gate[i]);
-            write(y[i], x / (1.f + exponential(-x)) * read(up[i]));
-        }
+        for (int64_t i = 0; i < width; ++i) write(y[i], silu(read(gate[i])) * read(up[i]));
     }
 }
 

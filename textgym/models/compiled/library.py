@@ -72,7 +72,9 @@ def _compiled(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
     sources = sorted(FOLDER.glob("*.cpp"))
     key = {
-        "sources": {path.name: path.read_text() for path in [*sources, FOLDER / "common.h"]},
+        "sources": {
+            path.name: path.read_text() for path in [*sources, *sorted(FOLDER.glob("*.h"))]
+        },
         "flags": [*FLAGS, *map(list, CHOICES)],
         "compiler": version.stdout,
         "processor": {name: str(x) for name, x in torch.cpu.get_capabilities().items()},
