@@ -130,7 +130,10 @@ def test_a_prompt_is_kept_once_and_rows_leave_without_a_copy():
 
 
 @torch.no_grad()
-def test_threads_do_not_change_a_bit():
+@pytest.mark.parametrize("cached", [0, decoding.CACHED])
+def test_threads_do_not_change_a_bit(cached, monkeypatch):
+    """Whether they go through the layers together, or apart with 8 and 4 rows."""
+    monkeypatch.setattr(decoding, "CACHED", cached)
     found = []
     rows = batch(*LONG)[:2]
     for threads in (1, 2):

@@ -19,7 +19,6 @@ struct Attention {
     int64_t rows, heads, kv_heads, width, rotary;
     const float *cosines, *sines;  // [rows, rotary / 2]
     float epsilon;                 // of the norms of queries and keys
-    const int32_t *order;          // [rows * kv_heads]: which row and head is whose turn
     const int64_t *slots, *prompts, *prompt_lengths;
     int64_t prompt_blocks, length;
 };
@@ -32,6 +31,11 @@ struct Memory {
 };
 
 namespace {
+
+// From `first` up to `end`, which is not in it.
+struct Span {
+    int64_t first, end;
+};
 
 template <typename T>
 struct Block {
@@ -238,31 +242,40 @@ inline void attend_head(const Attention &a, const float *query, Scratch<T> &scra
     for (int64_t i = 0; i < width; i += LANES) store(mixed + i, load(mixed + i) * share);
 }
 
-// Mixes for every row, by all threads of a team: qkv [rows, stride] to out [rows, heads * width].
+// Mixes what a row sees of one key head, all query heads that share it.
 template <typename T>
-void attend(const Attention &a, const Memory &memory, const float *qkv, int64_t stride, T *out,
-            Scratch<T> &scratch) {
+inline void attend_row(const Attention &a, const Memory &memory, const float *qkv, int64_t row,
+                       int64_t head, Scratch<T> &scratch, T *out) {
     const int64_t groups = a.heads / a.kv_heads, width = a.width;
     const float scale = 1.f / std::sqrt(static_cast<float>(width));
-    float query[WIDEST], mixed[WIDEST];
-#pragma omp for schedule(static)
-    for (int64_t item = 0; item < a.rows * a.kv_heads; ++item) {
-        const int64_t row = a.order[item] / a.kv_heads, head = a.order[item] % a.kv_heads;
-        const float *from = qkv + row * stride;
-        list_blocks(a, memory, row, head, scratch.blocks);
-        scratch.scores.resize(scratch.blocks.size() * COLUMNS + LANES);
-        read_head(a, from + (a.heads + head) * width, row, memory.key_norm, scratch.newest.key);
-        float *value = scratch.newest.value;
-        std::memcpy(value, from + (a.heads + a.kv_heads + head) * width, width * sizeof(float));
-        std::fill(value + width, value + padded(width), 0.f);
-        for (int64_t group = head * groups; group < (head + 1) * groups; ++group) {
-            read_head(a, from + group * width, row, memory.query_norm, query);
-            for (int64_t i = 0; i < padded(width); i += LANES) store(query + i, load(query + i) * scale);
-            attend_head(a, query, scratch, mixed);
-            T *to = out + (row * a.heads + group) * width;
-            for (int64_t i = 0; i < width; ++i) write(to[i], mixed[i]);
-        }
-        keep<T>(a, memory, row, head, scratch.newest);
+    float query[WIDEST], mixed[WIDEST], *value = scratch.newest.value;
+    list_blocks(a, memory, row, head, scratch.blocks);
+    scratch.scores.resize(scratch.blocks.size() * COLUMNS + LANES);
+    read_head(a, qkv + (a.heads + head) * width, row, memory.key_norm, scratch.newest.key);
+    std::memcpy(value, qkv + (a.heads + a.kv_heads + head) * width, width * sizeof(float));
+    std::fill(value + width, value + padded(width), 0.f);
+    for (int64_t group = head * groups; group < (head + 1) * groups; ++group) {
+        read_head(a, qkv + group * width, row, memory.query_norm, query);
+        for (int64_t i = 0; i < padded(width); i += LANES) store(query + i, load(query + i) * scale);
+        attend_head(a, query, scratch, mixed);
+        for (int64_t i = 0; i < width; ++i) write(out[group * width + i], mixed[i]);
+    }
+    keep<T>(a, memory, row, head, scratch.newest);
+}
+
+// Mixes for some rows: qkv [all rows, stride] to out [all rows, out_stride]. Rows of a prompt, which
+// are neighbours, read its keys and values one after the other, head by head.
+template <typename T>
+void attend(const Attention &a, const Memory &memory, Span rows, const float *qkv, int64_t stride,
+            T *out, int64_t out_stride, Scratch<T> &scratch) {
+    int64_t first = rows.first;
+    while (first < rows.end) {
+        int64_t end = first + 1;
+        while (end < rows.end && a.prompts[end] == a.prompts[first]) ++end;
+        for (int64_t head = 0; head < a.kv_heads; ++head)
+            for (int64_t row = first; row < end; ++row)
+                attend_row(a, memory, qkv + row * stride, row, head, scratch, out + row * out_stride);
+        first = end;
     }
 }
 

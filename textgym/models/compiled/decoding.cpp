@@ -1,7 +1,13 @@
 // Decoding: one new token a row through all layers, in one call and by one team of threads.
 //
-// The matrix products are oneDNN's, by the kernel that PyTorch exports for use within a thread; a
-// block of a product's outputs is one thread's. Activations stay in the cache from step to step.
+// The matrix products are oneDNN's, by the kernel that PyTorch exports for use within a thread. Where
+// the weights stay in the cache, each thread takes rows of its own through all layers and never
+// waits for another, which may have been put off by whatever else the machine is doing. Weights that
+// come from memory are read once: the threads share each product's outputs, and meet after it.
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include <chrono>
 
@@ -37,18 +43,20 @@ struct Layer {
 };
 
 struct Decoder {
-    int64_t width, layer_count, parallel, gated, activation;
+    int64_t width, layer_count, parallel, gated, activation, cached;
     const Layer *layers;
     Norm norm;
     Product head;
     Kernel kernel;
     Release release;
     Attention attention;
-    // Where a step works; room for `rounded(rows)` rows, zeros at first.
+    // Where a step works; room for `rounded(rows)` rows, zeros at first. A row's numbers lie in one
+    // place whatever the product, so that no thread's rows lie where another's do.
+    int64_t most_inputs, most_outputs;
     float *hidden;  // [rows, width]
-    void *inputs;   // of whichever product is next, [rows, its inputs]
-    float *wide;    // outputs of qkv and up
-    float *more;    // outputs of output and down
+    void *inputs;   // of whichever product is next, [rows, most_inputs]
+    float *wide;    // outputs of qkv and up, [rows, most_outputs]
+    float *more;    // outputs of output and down, [rows, most_outputs]
     double *seconds;  // what a step took is added here, by Kind; null where nobody asks
 };
 
@@ -56,69 +64,93 @@ enum Kind { PRODUCTS, ATTENTION, ELEMENTWISE };
 
 namespace {
 
-constexpr int64_t PANEL = 64;  // rows that are multiplied at once
+constexpr int64_t PANEL = 64;     // rows that are multiplied at once
+constexpr int64_t ROWS_EACH = 4;  // from so many per thread on they go through the layers apart
 
-// oneDNN compiles a kernel for each number of rows, so that there are few of them; decoding.py
+// oneDNN compiles a kernel for each number of rows, so that there are few of them; products.py
 // rounds likewise.
-inline int64_t rounded(int64_t rows) { return rows < 8 ? rows : (rows + 7) / 8 * 8; }
+inline int64_t rounded(int64_t rows) { return rows < 4 ? rows : (rows + 3) / 4 * 4; }
 
-inline int64_t stride_of(const Product &product) {
-    return (product.outputs + product.block - 1) / product.block * product.block;
+inline int64_t blocks_of(const Product &product) {
+    return (product.outputs + product.block - 1) / product.block;
 }
 
+// A thread and what is its own.
+struct Worker {
+    int64_t thread, threads;
+    bool apart;          // from the other threads, or together with them in every product
+    Span rows;    // in all but products that are shared
+
+    Worker(const Decoder &d, int64_t thread, int64_t threads) : thread(thread), threads(threads) {
+        apart = d.cached && d.attention.rows >= ROWS_EACH * threads;
+        const int64_t count = d.attention.rows, each = rounded((count + threads - 1) / threads);
+        rows = {std::min(count, thread * each), std::min(count, (thread + 1) * each)};
+    }
+
+    // Waits until all threads have come here, where what is next reads what others wrote.
+    void meet() const {
+        if (!apart) {
+#pragma omp barrier
+        }
+    }
+};
+
 template <typename T>
-void multiply(const Decoder &d, const Product &p, const T *inputs, float *outputs) {
-    const int64_t rows = rounded(d.attention.rows), stride = stride_of(p);
+void multiply(const Worker &w, const Decoder &d, const Product &p, const T *inputs, float *outputs,
+              int64_t stride) {
+    const int64_t blocks = blocks_of(p);
+    const Span rows = w.apart ? w.rows : Span{0, d.attention.rows};
+    const Span own = w.apart ? Span{0, blocks}
+                             : Span{blocks * w.thread / w.threads, blocks * (w.thread + 1) / w.threads};
     const T *weight = static_cast<const T *>(p.weight);
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t start = 0; start < stride; start += p.block)
-        for (int64_t row = 0; row < rows; row += PANEL) {
-            const int64_t count = std::min(PANEL, rows - row);
+    for (int64_t start = own.first * p.block; start < own.end * p.block; start += p.block)
+        for (int64_t row = rows.first; row < rows.end; row += PANEL) {
+            const int64_t count = rounded(std::min(PANEL, rows.end - row));
             float *to = outputs + row * stride + start;
             if (p.bias)
                 for (int64_t i = 0; i < count; ++i)
                     std::memcpy(to + i * stride, p.bias + start, p.block * sizeof(float));
-            d.kernel(count, p.block, p.inputs, p.inputs, p.block, stride, p.bias != nullptr,
-                     inputs + row * p.inputs, weight + start * p.inputs, to, sizeof(T) == 2);
+            d.kernel(count, p.block, p.inputs, d.most_inputs, p.block, stride, p.bias != nullptr,
+                     inputs + row * d.most_inputs, weight + start * p.inputs, to, sizeof(T) == 2);
         }
+    w.meet();
 }
 
 // Adds what a layer computed to the sum of those before, where there is any; and norms the sum.
 template <typename T>
-void add_norm(const Decoder &d, const Product *added, const Norm &norm, T *normed) {
-    const int64_t width = d.width, stride = added ? stride_of(*added) : 0;
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < d.attention.rows; ++row) {
+void add_norm(const Worker &w, const Decoder &d, bool added, const Norm &norm, T *normed) {
+    const int64_t width = d.width;
+    for (int64_t row = w.rows.first; row < w.rows.end; ++row) {
         float *x = d.hidden + row * width;
-        const float *more = d.more + row * stride;
+        const float *more = d.more + row * d.most_outputs;
         if (added)
 #pragma omp simd
             for (int64_t i = 0; i < width; ++i) x[i] += more[i];
-        normalise(x, width, norm.weight, norm.bias, norm.epsilon, normed + row * width);
+        normalise(x, width, norm.weight, norm.bias, norm.epsilon, normed + row * d.most_inputs);
     }
+    w.meet();
 }
 
 // The same where both halves of a layer read its input: the sum is normed first, then added to.
 template <typename T>
-void norm_add(const Decoder &d, const Product &added, const Norm &norm, T *normed) {
-    const int64_t width = d.width, stride = stride_of(added);
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < d.attention.rows; ++row) {
+void norm_add(const Worker &w, const Decoder &d, const Norm &norm, T *normed) {
+    const int64_t width = d.width;
+    for (int64_t row = w.rows.first; row < w.rows.end; ++row) {
         float *x = d.hidden + row * width;
-        const float *more = d.more + row * stride;
-        normalise(x, width, norm.weight, norm.bias, norm.epsilon, normed + row * width);
+        const float *more = d.more + row * d.most_outputs;
+        normalise(x, width, norm.weight, norm.bias, norm.epsilon, normed + row * d.most_inputs);
 #pragma omp simd
         for (int64_t i = 0; i < width; ++i) x[i] += more[i];
     }
+    w.meet();
 }
 
 template <float (*Activation)(float), typename T>
-void activate(const Decoder &d, const Product &up, T *to) {
-    const int64_t stride = stride_of(up), width = d.gated ? up.outputs / 2 : up.outputs;
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < d.attention.rows; ++row) {
-        const float *x = d.wide + row * stride, *open = x + width;
-        T *y = to + row * width;
+void activate(const Worker &w, const Decoder &d, const Product &up, T *to) {
+    const int64_t width = d.gated ? up.outputs / 2 : up.outputs;
+    for (int64_t row = w.rows.first; row < w.rows.end; ++row) {
+        const float *x = d.wide + row * d.most_outputs, *open = x + width;
+        T *y = to + row * d.most_inputs;
         if (d.gated) {
 #pragma omp simd
             for (int64_t i = 0; i < width; ++i) write(y[i], Activation(x[i]) * open[i]);
@@ -127,16 +159,17 @@ void activate(const Decoder &d, const Product &up, T *to) {
             for (int64_t i = 0; i < width; ++i) write(y[i], Activation(x[i]));
         }
     }
+    w.meet();
 }
 
 // In the order of ACTIVATIONS in decoding.py.
 template <typename T>
-void activate(const Decoder &d, const Product &up, T *to) {
+void activate(const Worker &w, const Decoder &d, const Product &up, T *to) {
     switch (d.activation) {
-        case 0: return activate<silu>(d, up, to);
-        case 1: return activate<relu>(d, up, to);
-        case 2: return activate<gelu>(d, up, to);
-        case 3: return activate<gelu_tanh>(d, up, to);
+        case 0: return activate<silu>(w, d, up, to);
+        case 1: return activate<relu>(w, d, up, to);
+        case 2: return activate<gelu>(w, d, up, to);
+        case 3: return activate<gelu_tanh>(w, d, up, to);
     }
 }
 
@@ -156,46 +189,51 @@ class Clock {
     std::chrono::steady_clock::time_point last_;
 };
 
+// A thread's part of a step.
+template <typename T>
+void work(const Worker &w, const Decoder &d, float *logits) {
+    T *inputs = static_cast<T *>(d.inputs);
+    Clock clock(w.thread == 0 ? d.seconds : nullptr);
+    Scratch<T> scratch;
+    for (int64_t i = 0; i < d.layer_count; ++i) {
+        const Layer &layer = d.layers[i];
+        add_norm(w, d, i > 0, layer.attention_norm, inputs);
+        clock.book(ELEMENTWISE);
+        multiply(w, d, layer.qkv, inputs, d.wide, d.most_outputs);
+        clock.book(PRODUCTS);
+        attend(d.attention, layer.memory, w.rows, d.wide, d.most_outputs, inputs, d.most_inputs,
+               scratch);
+        w.meet();
+        clock.book(ATTENTION);
+        multiply(w, d, layer.output, inputs, d.more, d.most_outputs);
+        clock.book(PRODUCTS);
+        if (d.parallel)
+            norm_add(w, d, layer.mlp_norm, inputs);
+        else
+            add_norm(w, d, true, layer.mlp_norm, inputs);
+        clock.book(ELEMENTWISE);
+        multiply(w, d, layer.up, inputs, d.wide, d.most_outputs);
+        clock.book(PRODUCTS);
+        activate(w, d, layer.up, inputs);
+        clock.book(ELEMENTWISE);
+        multiply(w, d, layer.down, inputs, d.more, d.most_outputs);
+        clock.book(PRODUCTS);
+    }
+    add_norm(w, d, d.layer_count > 0, d.norm, inputs);
+    clock.book(ELEMENTWISE);
+    multiply(w, d, d.head, inputs, logits, blocks_of(d.head) * d.head.block);
+    clock.book(PRODUCTS);
+    d.release(sizeof(T) == 2);  // the processor's tiles, which others want too
+}
+
 template <typename T>
 void step(const Decoder &d, float *logits, int64_t threads) {
-    T *inputs = static_cast<T *>(d.inputs);
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        double *seconds = nullptr;
-#pragma omp master
-        seconds = d.seconds;
-        Clock clock(seconds);
-        Scratch<T> scratch;
-        const Product *before = nullptr;
-        for (int64_t i = 0; i < d.layer_count; ++i) {
-            const Layer &layer = d.layers[i];
-            add_norm(d, before, layer.attention_norm, inputs);
-            clock.book(ELEMENTWISE);
-            multiply(d, layer.qkv, inputs, d.wide);
-            clock.book(PRODUCTS);
-            attend(d.attention, layer.memory, d.wide, stride_of(layer.qkv), inputs, scratch);
-            clock.book(ATTENTION);
-            multiply(d, layer.output, inputs, d.more);
-            clock.book(PRODUCTS);
-            if (d.parallel)
-                norm_add(d, layer.output, layer.mlp_norm, inputs);
-            else
-                add_norm(d, &layer.output, layer.mlp_norm, inputs);
-            clock.book(ELEMENTWISE);
-            multiply(d, layer.up, inputs, d.wide);
-            clock.book(PRODUCTS);
-            activate(d, layer.up, inputs);
-            clock.book(ELEMENTWISE);
-            multiply(d, layer.down, inputs, d.more);
-            clock.book(PRODUCTS);
-            before = &layer.down;
-        }
-        add_norm(d, before, d.norm, inputs);
-        clock.book(ELEMENTWISE);
-        multiply(d, d.head, inputs, logits);
-        clock.book(PRODUCTS);
-        d.release(sizeof(T) == 2);  // the processor's tiles, which others want too
-    }
+    work<T>(Worker(d, omp_get_thread_num(), omp_get_num_threads()), d, logits);
+#else
+    work<T>(Worker(d, 0, 1), d, logits);
+#endif
 }
 
 // Whether the kernel multiplies on this processor: tried on two rows of ones.

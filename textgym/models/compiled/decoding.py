@@ -37,6 +37,8 @@ WIDEST = 256
 """Most coordinates of a head."""
 LANES = 16
 """Values lie in whole vectors of so many."""
+CACHED = 2**24
+"""Bytes of weights that stay in the cache from one step to the next, about."""
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.silu,
     functional.relu,
@@ -57,7 +59,7 @@ class _Attention(ctypes.Structure):
         *((name, c_int64) for name in ("rows", "heads", "kv_heads", "width", "rotary")),
         *((name, c_void_p) for name in ("cosines", "sines")),
         ("epsilon", c_float),
-        *((name, c_void_p) for name in ("order", "slots", "prompts", "prompt_lengths")),
+        *((name, c_void_p) for name in ("slots", "prompts", "prompt_lengths")),
         *((name, c_int64) for name in ("prompt_blocks", "length")),
     )
 
@@ -84,12 +86,14 @@ class _Decoder(ctypes.Structure):
     """Weights, what attention reads, and room to work in: see `decoding.cpp`."""
 
     _fields_ = (
-        *((n, c_int64) for n in ("width", "layer_count", "parallel", "gated", "activation")),
+        *((name, c_int64) for name in ("width", "layer_count", "parallel", "gated")),
+        *((name, c_int64) for name in ("activation", "cached")),
         ("layers", ctypes.POINTER(_Layer)),
         ("norm", _Norm),
         ("head", Product),
         *((name, c_void_p) for name in ("kernel", "release")),
         ("attention", _Attention),
+        *((name, c_int64) for name in ("most_inputs", "most_outputs")),
         *((name, c_void_p) for name in ("hidden", "inputs", "wide", "more", "seconds")),
     )
 
@@ -195,15 +199,10 @@ class CompiledDecoding:
     def _arrange(self) -> None:
         """Lays out what a step needs to know of its rows."""
         assert self._laid_out is not None
-        heads = self._decoder.kv_heads
-        prompt_heads = self._prompt_of[:, None] * heads + torch.arange(heads)
-        # Samples of a prompt read its keys and values one after the other, head by head.
-        self._order = prompt_heads.flatten().argsort(stable=True).int()
         self._lengths = self._prompt_lengths[self._prompt_of]
         attention = self._laid_out.attention
         attention.rows = len(self._slots)
-        attention.order, attention.slots = pointer(self._order), pointer(self._slots)
-        attention.prompts = pointer(self._prompt_of)
+        attention.slots, attention.prompts = pointer(self._slots), pointer(self._prompt_of)
 
     def _lay_out(self) -> _Decoder:
         """Returns all that does not change from step to step."""
@@ -213,8 +212,9 @@ class CompiledDecoding:
         self._layers = (_Layer * len(layers))(*layers)
         first, rows = layers[0], rounded(self._slot_count)
         most_inputs = max(x.inputs for x in (first.qkv, first.output, first.up, first.down))
-        most_outputs = max(first.qkv.stride, first.up.stride)
+        most_outputs = max(x.stride for x in (first.qkv, first.output, first.up, first.down))
         assert decoder.head is not None
+        head = self._product(decoder.head)
         query_norm = decoder.blocks[0].query_norm
         return _Decoder(
             width=decoder.embedding.shape[1],
@@ -222,9 +222,10 @@ class CompiledDecoding:
             parallel=decoder.parallel,
             gated=decoder.gated,
             activation=ACTIVATIONS.index(decoder.activation),
+            cached=sum(tensor.nbytes for tensor in self._held) <= CACHED,
             layers=self._layers,
             norm=self._norm(decoder.norm),
-            head=self._product(decoder.head),
+            head=head,
             kernel=exported(KERNELS[self._dtype]),
             release=exported(RELEASE),
             attention=_Attention(
@@ -236,9 +237,11 @@ class CompiledDecoding:
                 prompt_lengths=self._hold(self._prompt_lengths),
                 prompt_blocks=prompts.shape[2],
             ),
+            most_inputs=most_inputs,
+            most_outputs=most_outputs,
             inputs=self._hold(torch.zeros((rows, most_inputs), dtype=self._dtype)),
             wide=self._hold(torch.zeros((rows, most_outputs))),
-            more=self._hold(torch.zeros((rows, first.output.stride))),
+            more=self._hold(torch.zeros((rows, most_outputs))),
             seconds=pointer(self.seconds),
         )
 

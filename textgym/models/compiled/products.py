@@ -28,7 +28,7 @@ RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
 """That of what gives back the processor's tiles."""
 WIDE_BLOCK, NARROW_BLOCK, MANY_OUTPUTS = 64, 32, 512
 """Outputs of a product that are one thread's: fewer where there are few, so that all have some."""
-FEW_ROWS = 8
+FEW_ROWS = 4
 """From so many rows on their number is rounded up to a multiple; a kernel is compiled for each."""
 
 _MULTIPLIES = Step("multiplies", c_void_p, c_void_p, c_void_p)
