@@ -20,8 +20,10 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,plot]'
 	touch $@
 
+# The last TRL with PPO goes in a folder of its own: benchmarks/speed/trl_ppo.py.
 $(VENV)/.ready-speed: $(VENV)/.ready
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[peers,plot]'
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(VENV)/trl-ppo trl==1.12.0
 	touch $@
 
 setup: $(VENV)/.ready

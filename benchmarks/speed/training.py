@@ -3,9 +3,17 @@
 Both start from the same weights and take the same number of optimiser steps on batches of the same
 size, one step per batch, with the KL to a reference in it. Nothing is logged, saved or evaluated,
 no activation is checkpointed, no response ends early (see `endless_tokenizer`), and the reward
-counts a character. What is left unequal is how the work is done: TRL's RLOO scores its samples once
-more for the old log-probabilities, which ours keeps from sampling, and both its trainers compute
-an entropy; PPO trains a value model, which GRPO has not.
+counts a character or, in TRL's PPO, an id. PPO trains a value model as large as the policy on both
+sides, in one epoch over one minibatch.
+
+What is left unequal is how the work is done. TRL samples each of a prompt's completions apart from
+the prompt on, where ours reads a prompt once, and all its trainers compute an entropy. Its RLOO
+scores its samples once more for the old log-probabilities, which ours keeps from sampling, as its
+PPO does by keeping the logits of every token. Its PPO computes logits at the prompts' tokens too,
+does not decode the responses or clip gradients, as ours does, collects garbage twice per step, and
+steps policy and value model with one optimiser. It is of an older TRL, in a process of its own (see
+`trl_ppo`), and in bfloat16 it uses that in the training pass alone: samples, reference and old
+values stay float32.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textgym.agents import AGENTS
 from textgym.agents.base import Setup, make_config
+from textgym.benchmarks.speed import trl_ppo
 from textgym.benchmarks.speed.models import YARDSTICK, endless_tokenizer, make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, own_randomness, random_prompts
 from textgym.benchmarks.speed.timing import Ratio
@@ -42,9 +51,9 @@ STEPS = 2
 
 LR, KL_COEF = 1e-5, 0.05
 
-PEERS = {"rloo": "RLOO", "grpo": "GRPO", "ppo": "GRPO"}
-"""Our agents and TRL's trainers. TRL 1.16 has no PPO any more: its nearest kin is GRPO, which clips
-the same ratios but has no value model, so ours does about twice the training there."""
+PEERS = {"rloo": "RLOO", "grpo": "GRPO", "ppo": "PPO"}
+"""Our agents and TRL's trainers. The installed TRL has no PPO any more: that one is an older TRL's,
+`trl_ppo.VERSION`."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "rloo": {},
@@ -132,12 +141,13 @@ def measure(
         tokens of one run, and response tokens per second of whole steps.
 
     Raises:
-        ConfigError: TRL is not installed.
+        ConfigError: TRL is not installed, or not the older one with PPO, or that one failed.
         UnknownNameError: no such precision or model.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     _import_trl()
+    trl_ppo.require_installed()
     load = Load(8, samples=8) if load is None else load
     goals = PRECISIONS[precision]
     with tempfile.TemporaryDirectory() as folder, quiet(), own_randomness():
@@ -146,13 +156,13 @@ def measure(
         ours = {name: partial(our_run, name, start, load, precision) for name in PEERS}
         theirs = {
             (trainer, kind): partial(trl_run, trainer, folder, load, kind == "bfloat16")
-            for trainer in sorted(set(PEERS.values()))
+            for trainer in PEERS.values()
             for kind in goals
         }
         runs = _take_turns({**ours, **theirs}, repeats)
     return [
         _row(
-            f"{name} step, {load}, {precision} against TRL's {PEERS[name]} in {kind}",
+            f"{name} step, {load}, {precision} against {_title(PEERS[name])} in {kind}",
             runs[name],
             runs[PEERS[name], kind],
             goal,
@@ -160,6 +170,11 @@ def measure(
         for name in PEERS
         for kind, goal in goals.items()
     ]
+
+
+def _title(trainer: str) -> str:
+    """Returns TRL's trainer as the rows call it, with its version where it is an older one."""
+    return f"TRL {trl_ppo.VERSION}'s PPO" if trainer == "PPO" else f"TRL's {trainer}"
 
 
 def _take_turns(runs: dict[Any, Callable[[], Run]], repeats: int) -> dict[Any, list[Run]]:
@@ -220,12 +235,14 @@ def trl_run(trainer: str, folder: str, load: Load, mixed: bool, steps: int = STE
     """Trains with one of TRL's trainers for a few steps.
 
     Args:
-        trainer: RLOO or GRPO.
+        trainer: RLOO, GRPO or PPO.
         folder: holds the weights to start from.
         load: of one step.
         mixed: bfloat16 autocast over float32 weights; else float32.
         steps: at least 2.
     """
+    if trainer == "PPO":
+        return _trl_ppo_run(folder, load, mixed, steps)
     trl = _import_trl()
     from transformers import LlamaForCausalLM, PrinterCallback, TrainerCallback
 
@@ -260,6 +277,23 @@ def trl_run(trainer: str, folder: str, load: Load, mixed: bool, steps: int = STE
         training.remove_callback(PrinterCallback)
         training.train()
     return run
+
+
+def _trl_ppo_run(folder: str, load: Load, mixed: bool, steps: int) -> Run:
+    """Trains with the PPO of an older TRL, whose value model starts from the weights too."""
+    from transformers import LlamaConfig
+
+    task = Count(load, LlamaConfig.from_pretrained(folder).vocab_size)
+    job = {
+        "model": folder,
+        "prompts": task.prompts("train")["prompt"][:] * load.samples,
+        "response_tokens": load.response_tokens,
+        "mixed": mixed,
+        "steps": steps,
+        "lr": LR,
+        "kl_coef": KL_COEF,
+    }
+    return Run(**trl_ppo.run_apart(job))
 
 
 def _arguments(config_class: Any, folder: str, load: Load, mixed: bool, steps: int) -> Any:
