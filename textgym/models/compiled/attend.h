@@ -39,7 +39,7 @@ struct Span {
 
 template <typename T>
 struct Block {
-    T *keys;
+    const T *keys;
     int64_t count;  // columns that are there
 };
 
@@ -56,10 +56,8 @@ struct Scratch {
     Newest newest;
 };
 
-// A table of rows: of bfloat16 two rows lie number by number beside each other, so that a vector of
-// words holds both.
-
-// LANES numbers of each of two rows, the first an even one.
+// LANES numbers of each of two rows of a table, the first an even one. Two rows of bfloat16 lie number
+// by number beside each other, so that a vector of words holds both.
 struct Pair {
     Lanes first, second;
 };
@@ -170,12 +168,12 @@ inline void list_blocks(const Attention &a, const Memory &memory, int64_t row, i
     const int64_t size = 2 * COLUMNS * padded(a.width);
     const int64_t prompt = a.prompts[row], said = a.prompt_lengths[prompt], kept = a.length - 1;
     const int64_t place = (prompt * a.kv_heads + head) * a.prompt_blocks;
-    T *of_prompt = static_cast<T *>(const_cast<void *>(memory.prompts)) + place * size;
+    const T *of_prompt = static_cast<const T *>(memory.prompts) + place * size;
     blocks.clear();
     for (int64_t c = 0; c < said; c += COLUMNS, of_prompt += size)
         blocks.push_back({of_prompt, std::min(COLUMNS, said - c)});
     for (int64_t c = 0; c < kept; c += COLUMNS) {
-        T *chunk = static_cast<T *>(memory.chunks[c / COLUMNS]);
+        const T *chunk = static_cast<const T *>(memory.chunks[c / COLUMNS]);
         blocks.push_back({chunk + (a.slots[row] * a.kv_heads + head) * size,
                           std::min(COLUMNS, kept - c)});
     }

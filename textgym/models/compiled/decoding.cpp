@@ -78,8 +78,8 @@ inline int64_t blocks_of(const Product &product) {
 // A thread and what is its own.
 struct Worker {
     int64_t thread, threads;
-    bool apart;          // from the other threads, or together with them in every product
-    Span rows;    // in all but products that are shared
+    bool apart;  // from the other threads, or together with them in every product
+    Span rows;   // in all but products that are shared
 
     Worker(const Decoder &d, int64_t thread, int64_t threads) : thread(thread), threads(threads) {
         apart = d.cached && d.attention.rows >= ROWS_EACH * threads;
