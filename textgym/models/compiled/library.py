@@ -28,7 +28,7 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
+CHOICES = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 """Further flags: the first of these that the compiler takes."""
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """Number formats, by the ending of the functions that take them."""
