@@ -20,6 +20,7 @@ from textgym.benchmarks.speed.models import YARDSTICK, make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, random_prompts
 from textgym.benchmarks.speed.timing import Ratio, compare
 from textgym.functional import policy_gradient_loss
+from textgym.models.compiled.decoding import fits
 from textgym.models.compiled.library import library
 from textgym.models.policy import Policy
 from textgym.models.precision import describe
@@ -101,7 +102,7 @@ def sampling_changes(model: LlamaForCausalLM, load: Load) -> Iterator[Change]:
         again = tuple(x.repeat_interleave(load.samples, dim=0) for x in once)
         name = f"{step}: prompts of {shared.prompt_tokens} tokens read once, not per sample"
         yield name, sampling_run(policy, once, drawn), sampling_run(policy, again, drawn)
-    for chosen in _compiled(exact, policy):
+    for chosen in filter(_in_one_call, _compiled(exact, policy)):
         run = sampling_run(chosen, prompts, uniforms)
         yield f"Sampling, {describe(chosen.precision)}: {ONE_CALL}", run, plainly(run)
     run = plainly(sampling_run(exact, prompts, uniforms))
@@ -193,6 +194,12 @@ def _compiled(*policies: Policy) -> Iterable[Policy]:
     if library() is None:
         return ()
     return {policy.precision: policy for policy in policies}.values()
+
+
+def _in_one_call(policy: Policy) -> bool:
+    """Returns whether the policy's steps of decoding are compiled as a whole."""
+    decoder = policy.decoder()
+    return decoder is not None and fits(decoder)
 
 
 def plainly(run: Run) -> Run:

@@ -16,6 +16,7 @@ from textgym.benchmarks.speed.models import make_model, make_policy
 from textgym.benchmarks.speed.sampling import Load, own_randomness
 from textgym.models.compiled.decoding import CompiledDecoding
 from textgym.models.compiled.library import library
+from textgym.models.compiled.products import multiplies
 from textgym.models.linear import has_onednn
 
 LOAD = Load(4, samples=4, prompt_tokens=6, response_tokens=6)
@@ -39,9 +40,10 @@ ONE_CALL = "float32: a step of all layers in one compiled call, not PyTorch's"
 SHORT = "width 64: products in bfloat16, not float32"
 DECODING = "decoding.Decoding"
 LAID_OUT = "decoding.lay_out_prompts"
-if library() is not None:
+if multiplies(torch.float32):
     DECODING, LAID_OUT = "compiled.decoding.CompiledDecoding", f"compiled.{LAID_OUT}"
-OF_COMPILED, OF_STEP = ((), ()) if library() is None else ((COMPILED,), (ONE_CALL,))
+OF_COMPILED = () if library() is None else (COMPILED,)
+OF_STEP = (ONE_CALL,) if multiplies(torch.float32) else ()
 NAMES = [
     *(f"Sampling, {name}" for name in (DIRECT, ALONE, ONCE, LONG)),
     *(f"Sampling, {name}" for name in (*OF_STEP, OF_SAMPLING, DRAWN, LEAVE)),
@@ -71,10 +73,9 @@ of the unequal lengths is one token, which is never read: three pieces are left.
 
 
 if OF_COMPILED:
-    CALLS |= {
-        f"Sampling, {ONE_CALL}": ("compiled.decoding.CompiledDecoding.step", 5, 0),
-        f"Training step, {COMPILED}": ("likelihood.selected_logprobs", 2, 0),
-    }
+    CALLS[f"Training step, {COMPILED}"] = ("likelihood.selected_logprobs", 2, 0)
+if OF_STEP:
+    CALLS[f"Sampling, {ONE_CALL}"] = ("compiled.decoding.CompiledDecoding.step", 5, 0)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +282,7 @@ def test_all_time_of_a_run_is_told():
     assert times.most_common(1)[0][0] == profiling.DRAWING
 
 
-@pytest.mark.skipif(library() is None, reason="no C++ compiler was found")
+@pytest.mark.skipif(not OF_STEP, reason="no step of decoding is compiled here")
 def test_a_compiled_step_of_decoding_is_told_apart():
     """Of what the profiler sees as one operation, as the step's own clock divides it."""
     prompts = ablation.random_prompts(LOAD, 2048)

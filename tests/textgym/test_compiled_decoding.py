@@ -19,7 +19,14 @@ pytestmark = pytest.mark.skipif(library.library() is None, reason="no C++ compil
 LONG = ([(0, 70), (37, 70), (38, 70), (69, 70)], [1, 1, 1, 1])
 
 
+def need(dtype):
+    """Skips where the compiled step does not run."""
+    if not products.multiplies(dtype):
+        pytest.skip(f"oneDNN's kernel for {dtype} is not there, or not for this processor")
+
+
 def sessions(model, rows, samples, limit, dtype=torch.float32):
+    need(dtype)
     decoder = families.read(model).to(dtype)
     assert decoding.fits(decoder)
     ours = CompiledDecoding(decoder, *rows, samples, limit)
@@ -55,8 +62,6 @@ def test_every_step_gives_what_transformers_gives(name, spans, samples):
 @pytest.mark.parametrize("name", MODELS)
 def test_in_bfloat16_within_its_rounding(name, samples):
     """Logits of these models are of the size of 1, and off by 0.07 at most."""
-    if not products.multiplies(torch.bfloat16):
-        pytest.skip("this processor does not multiply bfloat16 by oneDNN")
     model = copy.deepcopy(random_model(name))
     for weight in model.parameters():
         weight.copy_(weight.bfloat16())
@@ -133,6 +138,7 @@ def test_a_prompt_is_kept_once_and_rows_leave_without_a_copy():
 @pytest.mark.parametrize("cached", [0, decoding.CACHED])
 def test_threads_do_not_change_a_bit(cached, monkeypatch):
     """Whether they go through the layers together, or apart with 8 and 4 rows."""
+    need(torch.float32)
     monkeypatch.setattr(decoding, "CACHED", cached)
     found = []
     rows = batch(*LONG)[:2]
@@ -152,8 +158,7 @@ def test_threads_do_not_change_a_bit(cached, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_computes_the_same_whatever_batch_it_is_in(dtype):
     """To the bit, from the second token on: the prompts are read by other products."""
-    if not products.multiplies(dtype):
-        pytest.skip("this processor does not multiply bfloat16 by oneDNN")
+    need(dtype)
     decoder = families.read(random_model("llama")).to(dtype)
     ids, mask = (x.repeat(18, 1) for x in batch(*LONG)[:2])
     tokens, found = torch.arange(72) % VOCAB, {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textgym.models.branches import PromptAttention, lay_out_prompts
-from textgym.models.compiled.library import TYPES, Step, library, pointer
+from textgym.models.compiled.library import TYPES, Step, pointer
 from textgym.models.compiled.products import (
     KERNELS,
     RELEASE,
@@ -103,7 +103,7 @@ _STEP = Step("step", ctypes.POINTER(_Decoder), c_void_p)
 
 def fits(decoder: Decoder) -> bool:
     """Returns whether the compiled step knows this decoder, and is there."""
-    if decoder.head is None or library() is None:
+    if decoder.head is None:
         return False
     dtype = decoder.blocks[0].qkv.dtype
     return (

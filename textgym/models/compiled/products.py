@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from textgym.models.compiled.library import Step
+from textgym.models.compiled.library import Step, library
 from textgym.models.linear import Layer, Linear, PackedLinear
 
 KERNELS = {
@@ -51,7 +51,7 @@ class Product(ctypes.Structure):
 def multiplies(dtype: torch.dtype) -> bool:
     """Returns whether oneDNN's kernel is there and multiplies on this processor: it is tried."""
     kernel, release = exported(KERNELS[dtype]), exported(RELEASE)
-    if kernel is None or release is None:
+    if library() is None or kernel is None or release is None:
         return False
     found = c_int64(0)
     _MULTIPLIES(dtype, kernel, release, ctypes.addressof(found))
