@@ -306,17 +306,10 @@ def _arguments(config_class: Any, folder: str, load: Load, mixed: bool, steps: i
         max_completion_length=load.response_tokens,
         beta=KL_COEF,
         learning_rate=LR,
-        lr_scheduler_type="constant",
         bf16=mixed,
-        use_cpu=True,
         activation_checkpointing=False,
         dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **trl_ppo.SETTINGS,
     )
 
 

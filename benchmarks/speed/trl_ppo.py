@@ -27,6 +27,18 @@ from textgym.errors import ConfigError
 VERSION = "1.12.0"
 """The last TRL with `trl.experimental.ppo`; the Makefile installs it."""
 
+SETTINGS: dict[str, Any] = {
+    "lr_scheduler_type": "constant",
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+"""Of all of TRL's trainers that are compared: nothing but training."""
+
 
 def folder() -> Path:
     """Returns where that TRL is installed, out of the way of the TRL that everything else uses."""
@@ -159,17 +171,10 @@ def train(
             temperature=1.0,
             kl_coef=kl_coef,
             learning_rate=lr,
-            lr_scheduler_type="constant",
             bf16=mixed,
-            use_cpu=True,
             gradient_checkpointing=False,
             num_sample_generations=0,
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            eval_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **SETTINGS,
         ),
         processing_class=tokenizer,
         model=policy,

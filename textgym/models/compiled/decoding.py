@@ -21,8 +21,8 @@ from textgym.models.compiled.products import (
     KERNELS,
     RELEASE,
     Product,
-    blocks_of,
     exported,
+    in_output_blocks,
     multiplies,
     plain,
     rounded,
@@ -136,7 +136,7 @@ class CompiledDecoding:
         prompt_ids: [N, P] int64, padded on either side.
         prompt_mask: [N, P] bool.
         samples: K, samples per prompt; rows are prompt-major.
-        limit: most tokens of a sample.
+        limit: most tokens of a sample, for which room is only made as they come.
 
     Attributes:
         logits: [B, V] of each row's next token.
@@ -267,7 +267,7 @@ class CompiledDecoding:
     def _product(self, layer: Layer | PackedLinear) -> Product:
         linear = plain(layer)
         outputs, inputs = linear.weight.shape
-        block, weight, bias = blocks_of(linear)
+        block, weight, bias = in_output_blocks(linear)
         return Product(
             inputs=inputs,
             outputs=outputs,

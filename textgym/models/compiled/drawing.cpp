@@ -1,10 +1,8 @@
 // The draw of a token, by inverse CDF.
 
-#include "common.h"
+#include "rows.h"
 
 namespace {
-
-constexpr int64_t TOKENS = 128;  // whose weights are summed together when one is drawn
 
 // Draws one token a row: the first at which the sum of weights exceeds that part of the total. Sums
 // over runs of TOKENS find the run, its own weights the token.
@@ -14,18 +12,12 @@ void draw(int64_t rows, int64_t vocabulary, int64_t stride, const T *logits,
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t row = 0; row < rows; ++row) {
         const T *x = logits + row * stride;
-        float highest = -INFINITY;
-#pragma omp simd reduction(max : highest)
-        for (int64_t i = 0; i < vocabulary; ++i) highest = read(x[i]) > highest ? read(x[i]) : highest;
+        const float highest = highest_of(x, vocabulary);
         std::vector<double> totals;
         totals.reserve(vocabulary / TOKENS + 1);
         double total = 0;
         for (int64_t start = 0; start < vocabulary; start += TOKENS) {
-            int64_t end = start + TOKENS < vocabulary ? start + TOKENS : vocabulary;
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = start; i < end; ++i) sum += exponential(read(x[i]) - highest);
-            total += sum;
+            total += weights_from(start, x, vocabulary, highest);
             totals.push_back(total);
         }
         double target = uniforms[row] * total;

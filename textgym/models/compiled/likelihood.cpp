@@ -1,10 +1,8 @@
 // The softmax of whole rows, only where it is needed: its sums forward, its gradient backward.
 
-#include "common.h"
+#include "rows.h"
 
 namespace {
-
-constexpr int64_t TOKENS = 128;  // whose weights are summed in float32; the rest is in float64
 
 // The log-softmax at a token, and for the gradient each row's highest logit and the sum of the
 // exponentials of what every logit is above it.
@@ -14,17 +12,10 @@ void selected_logprobs(int64_t rows, int64_t vocabulary, const T *logits, const 
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t row = 0; row < rows; ++row) {
         const T *x = logits + row * vocabulary;
-        float most = -INFINITY;
-#pragma omp simd reduction(max : most)
-        for (int64_t i = 0; i < vocabulary; ++i) most = read(x[i]) > most ? read(x[i]) : most;
+        const float most = highest_of(x, vocabulary);
         double total = 0;
-        for (int64_t start = 0; start < vocabulary; start += TOKENS) {
-            const int64_t end = start + TOKENS < vocabulary ? start + TOKENS : vocabulary;
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = start; i < end; ++i) sum += exponential(read(x[i]) - most);
-            total += sum;
-        }
+        for (int64_t start = 0; start < vocabulary; start += TOKENS)
+            total += weights_from(start, x, vocabulary, most);
         logprobs[row] = static_cast<float>(read(x[ids[row]]) - most - std::log(total));
         highest[row] = most;
         totals[row] = static_cast<float>(total);

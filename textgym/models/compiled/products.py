@@ -75,7 +75,7 @@ def plain(layer: Layer | PackedLinear) -> Linear:
     return layer.merged()
 
 
-def blocks_of(layer: Linear) -> tuple[int, Tensor, Tensor | None]:
+def in_output_blocks(layer: Linear) -> tuple[int, Tensor, Tensor | None]:
     """Returns the size of a layer's blocks of outputs, its weight and its bias in them.
 
     The weight is [blocks, K, block], zeros beyond N; of bfloat16 [blocks, K / 2, block] words, each

@@ -1,4 +1,4 @@
-// What layers compute of one row: norms and activations.
+// What is computed of one row: norms, activations, the sums of a softmax.
 
 #pragma once
 
@@ -58,6 +58,27 @@ inline float gelu(float x) {
 inline float gelu_tanh(float x) {
     const float inner = 1.5957691f * (x + 0.044715f * x * x * x);
     return x / (1.f + exponential(-inner));
+}
+
+constexpr int64_t TOKENS = 128;  // whose weights are summed in float32; the rest is in float64
+
+template <typename T>
+inline float highest_of(const T *x, int64_t count) {
+    float highest = -INFINITY;
+#pragma omp simd reduction(max : highest)
+    for (int64_t i = 0; i < count; ++i) highest = read(x[i]) > highest ? read(x[i]) : highest;
+    return highest;
+}
+
+// The weights in a softmax of the TOKENS numbers from `start` on, as far as there are so many, for
+// the highest number 1.
+template <typename T>
+inline float weights_from(int64_t start, const T *x, int64_t count, float highest) {
+    const int64_t end = start + TOKENS < count ? start + TOKENS : count;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = start; i < end; ++i) sum += exponential(read(x[i]) - highest);
+    return sum;
 }
 
 }  // namespace
