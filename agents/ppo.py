@@ -166,8 +166,9 @@ class PPO(Agent):
             samples, bonuses = with_bonus(setup, config, samples)
             mask = samples.response_mask
             visited = value_rollout(samples, limit, conventions)
-            with torch.no_grad():
-                old_values = value_model(visited)
+            with torch.set_grad_enabled(config.minibatches == 1):
+                values = value_model(visited)  # where the first step is on all rows, its pass too
+            old_values = values.detach()
             advantages, returns = _advantages(
                 config, kl_coef, samples, reference_logprobs, visited, old_values
             )
@@ -178,8 +179,9 @@ class PPO(Agent):
             for epoch in range(config.epochs):
                 for i, part in enumerate(_minibatches(batch, config.minibatches, shuffling)):
                     states = visited.select(part)
+                    passed = epoch == 0 and config.minibatches == 1
                     value_loss, value_log = ppo_value_loss(
-                        value_model(states),
+                        values[part] if passed else value_model(states),
                         old_values[part],
                         returns[part],
                         states.response_mask,

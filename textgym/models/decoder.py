@@ -167,7 +167,8 @@ def run(
         hidden, normed = _add_norm(hidden, more, block.attention_norm, block.qkv.dtype)
         mixed = attend(index, *_heads(decoder, block, normed, rotation))
         if wanted is not None and index + 1 == len(decoder.blocks):
-            hidden, mixed = hidden[wanted], mixed[wanted]
+            # (the backward pass of indexing by brackets takes several times as long)
+            hidden, mixed = hidden.index_select(0, wanted), mixed.index_select(0, wanted)
         attended = block.output(mixed)
         if decoder.parallel:
             _, normed = _add_norm(hidden, None, block.mlp_norm, block.up.dtype)
