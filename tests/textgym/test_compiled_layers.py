@@ -9,7 +9,7 @@ from decoder_support import MODELS, SPANS, batch, random_model
 from textgym.models import families
 from textgym.models.branches import branch, states_before
 from textgym.models.compiled import layers, library
-from textgym.models.compiled.layers import add_norm, selected_logprobs, split_heads, swiglu
+from textgym.models.compiled.layers import add_norm, selected_logprobs, swiglu
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="no C++ compiler was found")
 
@@ -75,20 +75,6 @@ def plain_swiglu(both):
     return gate * torch.sigmoid(gate) * up
 
 
-def plain_split_heads(qkv, angles, heads, kv_heads, width):
-    """Pairs of coordinates as complex numbers, turned by multiplying."""
-    sizes = [heads, kv_heads, kv_heads]
-    queries, keys, values = torch.split(qkv.unflatten(1, (-1, width)), sizes, dim=1)
-    half = angles.shape[1]
-    turn = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
-
-    def turned(x):
-        pairs = torch.complex(x[..., :half], x[..., half : 2 * half]) * turn
-        return torch.cat([pairs.real, pairs.imag, x[..., 2 * half :]], dim=-1)
-
-    return turned(queries), turned(keys), values
-
-
 def plain_selected_logprobs(logits, ids):
     return logits.log_softmax(-1)[torch.arange(len(ids)), ids]
 
@@ -96,8 +82,7 @@ def plain_selected_logprobs(logits, ids):
 # --- a step of each kind -----------------------------------------------------------------------
 
 ADDED = ("root mean square", "layer norm", "float32 added", "nothing added")
-HEADS = ("heads", "heads, partly turned", "heads, not turned")
-STEPS = (*ADDED, *HEADS, "swiglu", "logprobs")
+STEPS = (*ADDED, "swiglu", "logprobs")
 
 
 def example(name, dtype, generator, rows=150, width=64):
@@ -108,16 +93,6 @@ def example(name, dtype, generator, rows=150, width=64):
         bias = normal(generator, width) if name == "layer norm" else None
         inputs = (normal(generator, rows, width), more, normal(generator, width), bias)
         return partial(add_norm, epsilon=EPSILON, dtype=dtype), plain_add_norm, inputs
-    if name in HEADS:
-        half = {"heads": width // 2, "heads, partly turned": width // 4}.get(name, 0)
-        angles = 10 * torch.rand((rows, half), generator=generator)
-        tables = (angles.cos(), angles.sin()) if half else (None, None)
-        inputs = (normal(generator, rows, 8 * width, dtype=dtype),)
-        return (
-            lambda x: split_heads(x, *tables, 4, 2, width),
-            lambda x: plain_split_heads(x, angles.double(), 4, 2, width),
-            inputs,
-        )
     inputs = (normal(generator, rows, 2 * width, dtype=dtype),)
     if name == "swiglu":
         return swiglu, plain_swiglu, inputs
@@ -138,7 +113,7 @@ def test_values_and_gradients_are_those_of_the_definition(name, dtype, width, ro
     for found, true in found_and_true(compiled, plain, inputs, generator):
         close(found, true)
     wide = torch.float32
-    types = {"swiglu": (dtype,), "logprobs": (wide,)} | dict.fromkeys(HEADS, (wide,) * 3)
+    types = {"swiglu": (dtype,), "logprobs": (wide,)}
     assert tuple(x.dtype for x in outputs_of(compiled, inputs)) == types.get(name, (wide, dtype))
 
 
@@ -202,7 +177,7 @@ def test_inputs_need_not_be_contiguous(name, generator):
 def test_autograd_is_left_out_where_no_gradient_is_asked_for(name, generator, monkeypatch):
     compiled, _, inputs = example(name, torch.float32, generator)
     expected = compiled(*inputs)
-    for function in (layers._AddNorm, layers._Swiglu, layers._SplitHeads):
+    for function in (layers._AddNorm, layers._Swiglu):
         monkeypatch.setattr(function, "apply", None)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*inputs), expected, rtol=0, atol=0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from textgym.models.attention import PaddedAttention, attend_causally, pad
 from textgym.models.compiled.attention import Layout, attends, branch_attention, lay_out
 from textgym.models.decoder import Decoder, run
+from textgym.models.heads import Heads
 
 
 @dataclass
@@ -149,13 +150,14 @@ class PromptAttention:
         self._prompts = prompts
         self.kept: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Returns [m, heads * width]."""
+        queries, keys, values = heads.split()
         slots, shape = self._prompts.slots, self._prompts.shape
         told = pad(keys, slots, shape), pad(values, slots, shape)
         self.kept.append(told)
-        if attends(queries):
-            return branch_attention(queries, keys, values, self._layout)
+        if attends(heads):
+            return branch_attention(heads, self._layout)
         return attend_causally(queries, *told, slots, shape)
 
     @cached_property
@@ -171,11 +173,11 @@ class _BranchAttention:
         self._branches = branches
         self._dtype = dtype
 
-    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Returns [M, heads * width]."""
-        if attends(queries):
-            return branch_attention(queries, keys, values, self._layout)
-        return self._padded(queries, keys, values)
+        if attends(heads):
+            return branch_attention(heads, self._layout)
+        return self._padded(*heads.split())
 
     @cached_property
     def _layout(self) -> Layout:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from textgym.models.compiled import layers as compiled
 from textgym.models.compiled.library import TYPES
+from textgym.models.heads import Heads, Rotation
 from textgym.models.linear import Layer, PackedLinear
 
 
@@ -134,8 +135,8 @@ class Decoder:
 class Attend(Protocol):
     """Mixes the tokens of a flat batch: says which sees which."""
 
-    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Returns [M, heads * width] of queries [M, heads, width] and [M, kv_heads, width]s."""
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
+        """Returns [M, heads * width], each token's mixture of the values it sees."""
 
 
 def run(
@@ -161,11 +162,12 @@ def run(
     hidden = functional.embedding(ids, decoder.embedding, decoder.padding)
     if decoder.places is not None:
         hidden = hidden + functional.embedding(positions, decoder.places)
-    rotation = _rotation(decoder, positions)
+    turned = decoder.frequencies
+    rotation = None if turned is None else Rotation.of(positions, turned)
     more = None  # what the layer before adds, which is added where it is read
     for index, block in enumerate(decoder.blocks):
         hidden, normed = _add_norm(hidden, more, block.attention_norm, block.qkv.dtype)
-        mixed = attend(index, *_heads(decoder, block, normed, rotation))
+        mixed = attend(index, _heads(decoder, block, normed, rotation))
         if wanted is not None and index + 1 == len(decoder.blocks):
             # (the backward pass of indexing by brackets takes several times as long)
             hidden, mixed = hidden.index_select(0, wanted), mixed.index_select(0, wanted)
@@ -196,56 +198,15 @@ def _add_norm(
     return total, norm(total).to(dtype)
 
 
-def _rotation(decoder: Decoder, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Returns cosines and sines [M, 1, r], the first half of the sines negated."""
-    if decoder.frequencies is None:
-        return None
-    angles = positions.unsqueeze(-1).float() * decoder.frequencies.float()
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
-
-
-def _heads(
-    decoder: Decoder, block: Block, normed: Tensor, rotation: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns queries [M, heads, head_dim], keys and values [M, kv_heads, head_dim]."""
-    together = block.qkv(normed)
+def _heads(decoder: Decoder, block: Block, normed: Tensor, rotation: Rotation | None) -> Heads:
+    """Returns what attention mixes of a layer's normed input [M, D]."""
     heads, kv_heads, width = decoder.heads, decoder.kv_heads, decoder.head_dim
-    known = block.query_norm is None and decoder.mixing == torch.float32
-    if known and compiled.knows(together):
-        return compiled.split_heads(together, *_halves(rotation), heads, kv_heads, width)
-    together = together.to(decoder.mixing).view(len(normed), heads + 2 * kv_heads, width)
-    both, values = torch.split(together, [heads + kv_heads, kv_heads], dim=1)
+    together = block.qkv(normed).view(len(normed), heads + 2 * kv_heads, width)
     if block.query_norm is not None and block.key_norm is not None:
-        queries, keys = torch.split(both, [heads, kv_heads], dim=1)
-        both = torch.cat([block.query_norm(queries), block.key_norm(keys)], dim=1)
-    if rotation is not None:
-        both = _rotate(both, *rotation)
-    both = both.to(decoder.mixing)
-    queries, keys = torch.split(both, [heads, kv_heads], dim=1)
-    return queries, keys, values
-
-
-def _halves(rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
-    """Returns cosines and sines [M, r / 2], each angle's once."""
-    if rotation is None:
-        return None, None
-    cos, sin = rotation
-    half = cos.shape[-1] // 2
-    return cos[:, 0, half:], sin[:, 0, half:]
-
-
-def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns each pair of coordinates by its position's angle (RoPE, arXiv 2104.09864).
-
-    Coordinate i is paired with i + r / 2, so the partner is half a turn of the row away.
-    """
-    width = cos.shape[-1]
-    turned = heads[..., :width]
-    turned = torch.addcmul(turned * cos, turned.roll(width // 2, dims=-1), sin)
-    if width == heads.shape[-1]:
-        return turned
-    return torch.cat([turned, heads[..., width:]], dim=-1)
+        parts = torch.split(together.to(decoder.mixing), [heads, kv_heads, kv_heads], dim=1)
+        queries, keys = block.query_norm(parts[0]), block.key_norm(parts[1])
+        together = torch.cat([queries, keys, parts[2]], dim=1)
+    return Heads(together, kv_heads, decoder.mixing, rotation)
 
 
 def feed_forward(decoder: Decoder, block: Block, normed: Tensor) -> Tensor:

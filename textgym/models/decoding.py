@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from textgym.models.branches import PromptAttention, lay_out_prompts
 from textgym.models.decoder import Decoder, logits, run
+from textgym.models.heads import Heads
 
 ROOM = 64
 """Columns that are made free at a time, at least; then half of those in use."""
@@ -70,8 +71,9 @@ class Decoding:
         if self._shared is not None:
             self._shared.select(rows)
 
-    def _attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attend(self, layer: int, heads: Heads) -> Tensor:
         """Attends to a row's own columns, and to its prompt's where those lie apart."""
+        queries, keys, values = heads.split()
         asked = queries.view(*keys.shape[:2], -1, keys.shape[2])
         self._own.add(layer, keys, values)
         scores = self._own.scores(layer, asked)

@@ -2,30 +2,16 @@
 // sequence up to itself. Scores are never kept: the backward pass makes them again from each
 // query's log-sum-exp (FlashAttention, arXiv 2205.14135).
 //
-// A block is LANES rows, each a token and one of the heads that share a key: a vector holds one
-// coordinate of all of them. Keys and values are then read where they lie, number by number.
+// Heads are read as their product leaves them. One thread reads the keys and values of a prompt and
+// key head, turns them and keeps them by, row after row, for the prompt and all its responses. A
+// block is LANES rows of queries, each a token and one of the heads that share a key: a vector holds
+// one coordinate of all of them.
 
-#include <algorithm>
-
-#include "common.h"
-
-struct FlatAttention {
-    int64_t heads, kv_heads, width;
-    int64_t query_stride, key_stride, value_stride;  // numbers from one token to the next
-    const float *queries, *keys, *values;
-    int64_t sequence_count, family_count;
-    const int64_t *sequences;  // [sequence_count, 4], see Sequence
-    const int64_t *families;   // [family_count + 1]: a prompt's sequences, which are neighbours
-};
+#include "blocks.h"
 
 namespace {
 
 constexpr int64_t KEYS = 128;  // whose scores are held at once
-
-struct Sequence {
-    int64_t first, end;                // its tokens in the flat batch
-    int64_t prompt_first, prompt_end;  // those of the prompt it continues; none for a prompt itself
-};
 
 // Keys that lie one after the other.
 struct Run {
@@ -62,94 +48,28 @@ struct Run {
         });
 }
 
-// LANES rows of a sequence and key head, fewer at its end. Their numbers are held in two ways, both
-// with zeros up to whole vectors: as columns [wide, LANES], the rows in the lanes of a vector; and
-// as panels [wide / LANES, LANES, LANES], coordinates in its lanes.
-struct Block {
-    const FlatAttention &a;
-    Sequence sequence;
-    int64_t head, groups, first, count;
-    int64_t tokens[LANES], places[LANES];  // places in [M, heads]
-
-    const float *query(int64_t lane) const {
-        const int64_t within = places[lane] - tokens[lane] * a.heads;
-        return a.queries + tokens[lane] * a.query_stride + within * a.width;
-    }
-    const float *key(int64_t token) const { return a.keys + token * a.key_stride + head * a.width; }
-    const float *value(int64_t token) const {
-        return a.values + token * a.value_stride + head * a.width;
-    }
-};
-
 // Calls visit(run) for all the keys that a block sees, KEYS at a time. All rows see the first one.
-template <typename F>
-inline void over_keys(const Block &block, F visit) {
+template <typename T, typename F>
+inline void over_keys(const Block<T> &block, F visit) {
     const Sequence &s = block.sequence;
-    for (int64_t k = s.prompt_first; k < s.prompt_end; k += KEYS)
-        visit(Run{k, std::min(KEYS, s.prompt_end - k)});
-    const int64_t end = block.tokens[block.count - 1] + 1;
-    for (int64_t k = s.first; k < end; k += KEYS) visit(Run{k, std::min(KEYS, end - k)});
-}
-
-// Calls visit(block) for all rows of a sequence and key head.
-template <typename F>
-inline void over_blocks(const FlatAttention &a, int64_t sequence, int64_t head, F visit) {
-    Sequence s;
-    std::memcpy(&s, a.sequences + 4 * sequence, sizeof s);
-    const int64_t groups = a.heads / a.kv_heads, rows = (s.end - s.first) * groups;
-    int64_t token = s.first, group = 0;
-    for (int64_t row = 0; row < rows; row += LANES) {
-        Block block{a, s, head, groups, row, std::min(LANES, rows - row), {}, {}};
-        for (int64_t lane = 0; lane < block.count; ++lane) {
-            block.tokens[lane] = token;
-            block.places[lane] = token * a.heads + head * groups + group;
-            if (++group == groups) group = 0, ++token;
-        }
-        visit(block);
-    }
+    const int64_t end = s.before() + block.tokens[block.count - 1] + 1 - s.first;
+    for (int64_t k = 0; k < end; k += KEYS) visit(Run{k, std::min(KEYS, end - k)});
 }
 
 // The products of a block's queries with a run of keys, -infinity for what a row does not see.
-inline void score_keys(const Block &block, const float *queries, const Run &run, float *scores) {
-    score(queries, block.a.width, block.key(run.first), block.a.key_stride, run.count, scores);
-    // Rows are in the order of their tokens, so the first ones are those that do not see a key; a
-    // prompt lies before its responses, so that all see it.
-    const int64_t ahead = (run.first - block.sequence.first) * block.groups - block.first;
+template <typename T>
+inline void score_keys(const Block<T> &block, const float *queries, const Run &run, float *scores) {
+    const Family<T> &f = block.family;
+    score(queries, f.h.width, f.keys + run.first * f.wide, f.wide, run.count, scores);
+    // Rows are in the order of their tokens, so the first ones are those that do not see a key.
+    const int64_t ahead = (run.first - block.sequence.before()) * f.groups - block.first;
     for (int64_t k = 0; k < run.count; ++k) {
-        const int64_t blind = std::min(LANES, ahead + k * block.groups);
+        const int64_t blind = std::min(LANES, ahead + k * f.groups);
         std::fill(scores + k * LANES, scores + k * LANES + std::max<int64_t>(0, blind), -INFINITY);
     }
 }
 
-// Copies a block's rows, times a scale, to panels.
-template <typename F>
-inline void read_rows(const Block &block, F from, float scale, float *panels) {
-    const int64_t width = block.a.width;
-    std::memset(panels, 0, padded(width) * sizeof(Vector));
-    for (int64_t lane = 0; lane < block.count; ++lane) {
-        const float *row = from(lane);
-        float *to = panels + lane * LANES;
-        int64_t i = 0;
-        for (; i + LANES <= width; i += LANES) store(to + i * LANES, load(row + i) * scale);
-        for (int64_t j = 0; i + j < width; ++j) to[i * LANES + j] = row[i + j] * scale;
-    }
-}
-
-// Writes panels to where a block's rows lie.
-inline void write_rows(const Block &block, const float *panels, float *to) {
-    const int64_t width = block.a.width;
-    for (int64_t lane = 0; lane < block.count; ++lane) {
-        const float *from = panels + lane * LANES;
-        float *row = to + block.places[lane] * width;
-        int64_t i = 0;
-        for (; i + LANES <= width; i += LANES) store(row + i, load(from + i * LANES));
-        for (int64_t j = 0; i + j < width; ++j) row[i + j] = from[i * LANES + j];
-    }
-}
-
-inline float scale_of(const FlatAttention &a) {
-    return 1.f / std::sqrt(static_cast<float>(a.width));
-}
+inline float scale_of(const Heads &h) { return 1.f / std::sqrt(static_cast<float>(h.width)); }
 
 inline Lanes larger(Lanes x, Lanes y) { return x > y ? x : y; }
 
@@ -176,120 +96,141 @@ inline void weigh(float *scores, int64_t count, Lanes &highest, Lanes &total, fl
     }
 }
 
-void attend_block(const Block &block, std::vector<Vector> &scratch, float *out, float *lse) {
-    const int64_t width = block.a.width, wide = padded(width);
-    scratch.resize(3 * wide + KEYS);
+template <typename T>
+void attend_block(const Block<T> &block, std::vector<Vector> &scratch, T *out, float *lse) {
+    const Family<T> &f = block.family;
+    const int64_t width = f.h.width, wide = f.wide;
+    scratch.resize(3 * wide + KEYS + wide / LANES);
     float *panels = scratch[0].lanes, *queries = panels + LANES * wide;
     float *mixed = queries + LANES * wide, *scores = mixed + LANES * wide;
-    read_rows(block, [&](int64_t lane) { return block.query(lane); }, scale_of(block.a), panels);
+    float *row = scores + LANES * KEYS;
+    read_queries(block, scale_of(f.h), row, panels);
     transpose(panels, wide, queries);
     std::memset(mixed, 0, wide * sizeof(Vector));
     Lanes highest = Lanes{} - INFINITY, total = {};
     over_keys(block, [&](const Run &run) {
         score_keys(block, queries, run, scores);
         weigh(scores, run.count, highest, total, mixed, width);
-        mix(scores, block.value(run.first), block.a.value_stride, run.count, width, mixed);
+        mix(scores, f.values + run.first * wide, wide, run.count, width, mixed);
     });
     const Lanes share = 1.f / total;
     for (int64_t i = 0; i < width; ++i) store(mixed + i * LANES, load(mixed + i * LANES) * share);
     transpose(mixed, wide, panels);
-    write_rows(block, panels, out);
-    for (int64_t lane = 0; lane < block.count; ++lane)
-        lse[block.places[lane]] = highest[lane] + std::log(total[lane]);
+    for (int64_t lane = 0; lane < block.count; ++lane) {
+        write_row(panels, wide, 1.f, lane, row);
+        copy(width, row, out + block.place(lane) * width);
+        lse[block.place(lane)] = highest[lane] + std::log(total[lane]);
+    }
 }
 
 // What the backward pass reads and writes beside its input.
+template <typename T>
 struct Backward {
-    const float *out, *lse, *slopes;
-    float *queries, *keys, *values;  // gradients; keys and values in whole vectors
+    const T *out;
+    const float *lse;
+    const T *slopes;
+    T *together;  // the gradient
 };
 
 // Adds a block's part to the gradients of keys and values, and writes those of its queries.
-void retrace_block(const Block &block, std::vector<Vector> &scratch, const Backward &b) {
-    const FlatAttention &a = block.a;
-    const int64_t width = a.width, wide = padded(width), stride = a.kv_heads * wide;
-    scratch.resize(5 * wide + 2 * KEYS);
+template <typename T>
+void retrace_block(const Block<T> &block, std::vector<Vector> &scratch, const Backward<T> &b) {
+    const Family<T> &f = block.family;
+    const int64_t width = f.h.width, wide = f.wide;
+    scratch.resize(5 * wide + 2 * KEYS + wide / LANES);
     float *query_panels = scratch[0].lanes, *slope_panels = query_panels + LANES * wide;
     float *queries = slope_panels + LANES * wide, *slopes = queries + LANES * wide;
     float *gradient = slopes + LANES * wide;
     float *weights = gradient + LANES * wide, *changes = weights + LANES * KEYS;
-    const auto out = [&](int64_t lane) { return b.out + block.places[lane] * width; };
-    const auto slope = [&](int64_t lane) { return b.slopes + block.places[lane] * width; };
-    read_rows(block, out, 1.f, query_panels);
-    read_rows(block, slope, 1.f, slope_panels);
+    float *row = changes + LANES * KEYS;
+    read_rows(block, b.out, query_panels);
+    read_rows(block, b.slopes, slope_panels);
     transpose(query_panels, wide, gradient);
     transpose(slope_panels, wide, slopes);
     Lanes shared = {};  // the mean of the changes, by the weights
     for (int64_t i = 0; i < width * LANES; i += LANES)
         shared += load(gradient + i) * load(slopes + i);
-    read_rows(block, [&](int64_t lane) { return block.query(lane); }, scale_of(a), query_panels);
+    read_queries(block, scale_of(f.h), row, query_panels);
     transpose(query_panels, wide, queries);
     std::memset(gradient, 0, wide * sizeof(Vector));
     Lanes lse = {};  // rows that are not there are zeros, which add nothing
-    for (int64_t lane = 0; lane < block.count; ++lane) lse[lane] = b.lse[block.places[lane]];
+    for (int64_t lane = 0; lane < block.count; ++lane) lse[lane] = b.lse[block.place(lane)];
     over_keys(block, [&](const Run &run) {
+        const int64_t first = run.first * wide;
         score_keys(block, queries, run, weights);
-        score(slopes, width, block.value(run.first), a.value_stride, run.count, changes);
+        score(slopes, width, f.values + first, wide, run.count, changes);
         for (int64_t k = 0; k < run.count * LANES; k += LANES) {
             const Lanes weight = exponentials(load(weights + k) - lse);
             store(weights + k, weight);
             store(changes + k, weight * (load(changes + k) - shared));
         }
-        const int64_t first = run.first * stride + block.head * wide;
-        gather(weights, slope_panels, wide, run.count, b.values + first, stride);
-        gather(changes, query_panels, wide, run.count, b.keys + first, stride);
-        mix(changes, block.key(run.first), a.key_stride, run.count, width, gradient);
+        gather(weights, slope_panels, wide, run.count, f.value_slopes + first, wide);
+        gather(changes, query_panels, wide, run.count, f.key_slopes + first, wide);
+        mix(changes, f.keys + first, wide, run.count, width, gradient);
     });
-    for (int64_t i = 0; i < width * LANES; i += LANES)
-        store(gradient + i, load(gradient + i) * scale_of(a));
     transpose(gradient, wide, query_panels);
-    write_rows(block, query_panels, b.queries);
+    for (int64_t lane = 0; lane < block.count; ++lane) {
+        write_row(query_panels, wide, scale_of(f.h), lane, row);
+        turn(f.h, block.tokens[lane], -1.f, row, b.together + block.query(lane));
+    }
 }
+
+template <typename T>
+void attend(const FlatAttention &a, const T *together, T *out, float *lse, int64_t threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        std::vector<Vector> room, scratch;
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < a.family_count * a.heads.kv_heads; ++item) {
+            const Family<T> family(a, together, item, false, room);
+            family.over_sequences([&](const Sequence &s) {
+                family.read_keys(s);
+                over_blocks(family, s, [&](const Block<T> &block) {
+                    attend_block(block, scratch, out, lse);
+                });
+            });
+        }
+    }
+}
+
+// One thread adds up all that belongs to a prompt and key head, in one order.
+template <typename T>
+void retrace(const FlatAttention &a, const T *together, const Backward<T> &b, int64_t threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        std::vector<Vector> room, scratch;
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < a.family_count * a.heads.kv_heads; ++item) {
+            const Family<T> family(a, together, item, true, room);
+            family.over_sequences([&](const Sequence &s) {
+                family.read_keys(s);
+                family.clear_slopes(s);
+                over_blocks(family, s, [&](const Block<T> &block) {
+                    retrace_block(block, scratch, b);
+                });
+                if (s.before()) family.write_slopes(s, b.together);
+            });
+            family.write_slopes(family.prompt(), b.together);  // to which its responses have added
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-// Sets out [M, heads, width] and each row's log-sum-exp [M, heads].
-void branch_attention_float32(const FlatAttention *attention, float *out, float *lse,
-                              int64_t threads) {
-    const FlatAttention &a = *attention;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        std::vector<Vector> scratch;
-#pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < a.sequence_count * a.kv_heads; ++item)
-            over_blocks(a, item / a.kv_heads, item % a.kv_heads, [&](const Block &block) {
-                attend_block(block, scratch, out, lse);
-            });
+// Sets out [M, heads, width] and each row's log-sum-exp [M, heads], of heads together [M, ...].
+// Then the gradient of `together`, whose every number belongs to some sequence.
+#define ATTENTION(ending, T)                                                                       \
+    void branch_attention_##ending(const FlatAttention *attention, const T *together, T *out,      \
+                                   float *lse, int64_t threads) {                                  \
+        attend(*attention, together, out, lse, threads);                                           \
+    }                                                                                              \
+    void branch_attention_gradient_##ending(const FlatAttention *attention, const T *together,     \
+                                            const T *out, const float *lse, const T *slopes,       \
+                                            T *gradient, int64_t threads) {                        \
+        retrace(*attention, together, Backward<T>{out, lse, slopes, gradient}, threads);           \
     }
-}
-
-// Sets the gradients of queries [M, heads, width], keys and values [M, kv_heads, padded(width)].
-// One thread adds up all that belongs to a prompt and key head, in one order.
-void branch_attention_gradient_float32(const FlatAttention *attention, const float *out,
-                                       const float *lse, const float *slopes, float *queries,
-                                       float *keys, float *values, int64_t threads) {
-    const FlatAttention &a = *attention;
-    const Backward backward{out, lse, slopes, queries, keys, values};
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        std::vector<Vector> scratch;
-#pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < a.family_count * a.kv_heads; ++item) {
-            const int64_t family = item / a.kv_heads, head = item % a.kv_heads;
-            const int64_t wide = padded(a.width);
-            for (int64_t s = a.families[family]; s < a.families[family + 1]; ++s) {
-                for (int64_t t = a.sequences[4 * s]; t < a.sequences[4 * s + 1]; ++t) {
-                    const int64_t place = (t * a.kv_heads + head) * wide;
-                    std::memset(keys + place, 0, wide * sizeof(float));
-                    std::memset(values + place, 0, wide * sizeof(float));
-                }
-            }
-            for (int64_t s = a.families[family]; s < a.families[family + 1]; ++s)
-                over_blocks(a, s, head, [&](const Block &block) {
-                    retrace_block(block, scratch, backward);
-                });
-        }
-    }
-}
+ATTENTION(float32, float)
+ATTENTION(bfloat16, bfloat16)
 }

@@ -11,26 +11,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from textgym.models.compiled.library import Step, library, pointer
-
-LANES = 16
-"""Gradients of keys and values lie in whole vectors of so many."""
+from textgym.models.compiled.layers import HeadLayout, head_layout, knows
+from textgym.models.compiled.library import Step, pointer
+from textgym.models.heads import Heads
 
 
 class FlatAttention(ctypes.Structure):
     """What both passes read, see `attention.cpp`."""
 
     _fields_ = (
-        *((name, c_int64) for name in ("heads", "kv_heads", "width")),
-        *((name, c_int64) for name in ("query_stride", "key_stride", "value_stride")),
-        *((name, c_void_p) for name in ("queries", "keys", "values")),
-        *((name, c_int64) for name in ("sequence_count", "family_count")),
+        ("heads", HeadLayout),
+        ("family_count", c_int64),
         *((name, c_void_p) for name in ("sequences", "families")),
     )
 
 
-_FORWARD = Step("branch_attention", ctypes.POINTER(FlatAttention), *[c_void_p] * 2)
-_BACKWARD = Step("branch_attention_gradient", ctypes.POINTER(FlatAttention), *[c_void_p] * 6)
+_FORWARD = Step("branch_attention", ctypes.POINTER(FlatAttention), *[c_void_p] * 3)
+_BACKWARD = Step("branch_attention_gradient", ctypes.POINTER(FlatAttention), *[c_void_p] * 5)
 
 
 @dataclass
@@ -72,83 +69,74 @@ def lay_out(prompt_lengths: Tensor, prompt_of: Tensor, lengths: Tensor) -> Layou
     )
 
 
-def attends(queries: Tensor) -> bool:
-    """Returns whether `branch_attention` knows such queries, and is there."""
-    known = queries.device.type == "cpu" and queries.dtype == torch.float32
-    return known and library() is not None
+def attends(heads: Heads) -> bool:
+    """Returns whether `branch_attention` knows such heads, and is there."""
+    return heads.dtype == torch.float32 and knows(heads.together)
 
 
-def branch_attention(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
+def branch_attention(heads: Heads, layout: Layout) -> Tensor:
     """Mixes values: each token sees its whole prompt, and its own sequence up to itself.
 
     Differentiable (once). Scores are softmax(q k / sqrt(width)), never kept: the backward pass
-    makes them again (FlashAttention, arXiv 2205.14135). The numbers do not depend on the number of
-    threads.
+    makes them again (FlashAttention, arXiv 2205.14135). All is computed in float32, from what the
+    product of queries, keys and values left to what the next product reads. The numbers do not
+    depend on the number of threads, which share the prompts and their key heads.
 
     Args:
-        queries: [M, heads, width] float32.
-        keys: [M, kv_heads, width] float32, each shared by heads / kv_heads queries.
-        values: [M, kv_heads, width] float32.
+        heads: of M tokens, see `attends`.
         layout: where the sequences lie; all M tokens are theirs.
 
     Returns:
-        [M, heads * width].
+        [M, heads * width], in the type of the heads.
     """
-    tokens = len(queries)
+    tokens = len(heads.together)
     assert tokens == layout.tokens, f"{tokens} tokens, laid out for {layout.tokens}"
     apply: Any = _BranchAttention.apply
-    mixed: Tensor = apply(queries, keys, values, layout)
+    mixed: Tensor = apply(heads.together.contiguous(), *heads.tables, heads.kv_heads, layout)
     return mixed
 
 
 class _BranchAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
-        queries, keys, values = map(_readable, (queries, keys, values))
-        out = queries.new_empty((len(queries), queries.shape[1] * queries.shape[2]))
-        lse = queries.new_empty(queries.shape[:2])
-        _FORWARD(
-            queries.dtype,
-            ctypes.byref(_structure(queries, keys, values, layout)),
-            *map(pointer, (out, lse)),
-        )
-        ctx.save_for_backward(queries, keys, values, out, lse)
-        ctx.layout = layout
+    def forward(
+        ctx: Any,
+        together: Tensor,
+        cosines: Tensor | None,
+        sines: Tensor | None,
+        kv_heads: int,
+        layout: Layout,
+    ) -> Tensor:
+        tokens, count, width = together.shape
+        heads = count - 2 * kv_heads
+        out = together.new_empty((tokens, heads * width))
+        lse = together.new_empty((tokens, heads), dtype=torch.float32)
+        structure = _structure(together, cosines, sines, kv_heads, layout)
+        tensors = (together, out, lse)
+        _FORWARD(together.dtype, ctypes.byref(structure), *map(pointer, tensors))
+        ctx.save_for_backward(together, cosines, sines, out, lse)
+        ctx.kv_heads, ctx.layout = kv_heads, layout
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, out, lse = ctx.saved_tensors
-        slope, width = slopes[0].contiguous(), queries.shape[2]
-        room = (*keys.shape[:2], width + -width % LANES)
-        of_queries = queries.new_empty(queries.shape)
-        of_keys, of_values = keys.new_empty(room), values.new_empty(room)
-        _BACKWARD(
-            queries.dtype,
-            ctypes.byref(_structure(queries, keys, values, ctx.layout)),
-            *map(pointer, (out, lse, slope, of_queries, of_keys, of_values)),
-        )
-        return of_queries, of_keys[..., :width], of_values[..., :width], None
+        together, cosines, sines, out, lse = ctx.saved_tensors
+        gradient = torch.empty_like(together)
+        structure = _structure(together, cosines, sines, ctx.kv_heads, ctx.layout)
+        tensors = (together, out, lse, slopes[0].contiguous(), gradient)
+        _BACKWARD(together.dtype, ctypes.byref(structure), *map(pointer, tensors))
+        return gradient, None, None, None, None
 
 
-def _readable(heads: Tensor) -> Tensor:
-    """Returns [M, heads, width] with each token's numbers together, as they mostly are."""
-    return heads if heads.stride()[1:] == (heads.shape[2], 1) else heads.contiguous()
-
-
-def _structure(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> FlatAttention:
+def _structure(
+    together: Tensor,
+    cosines: Tensor | None,
+    sines: Tensor | None,
+    kv_heads: int,
+    layout: Layout,
+) -> FlatAttention:
     return FlatAttention(
-        heads=queries.shape[1],
-        kv_heads=keys.shape[1],
-        width=queries.shape[2],
-        query_stride=queries.stride(0),
-        key_stride=keys.stride(0),
-        value_stride=values.stride(0),
-        queries=pointer(queries),
-        keys=pointer(keys),
-        values=pointer(values),
-        sequence_count=len(layout.sequences),
+        heads=head_layout(together, kv_heads, cosines, sines),
         family_count=len(layout.families) - 1,
         sequences=pointer(layout.sequences),
         families=pointer(layout.families),

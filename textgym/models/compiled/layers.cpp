@@ -1,5 +1,6 @@
-// Norms, gates and heads: each in one pass over memory, forward and backward.
+// Norms and gates, each in one pass over memory, forward and backward; and the heads of a product.
 
+#include "heads.h"
 #include "rows.h"
 
 namespace {
@@ -127,59 +128,18 @@ void swiglu_backward(int64_t rows, int64_t width, const T *both, const T *d_out,
     }
 }
 
-struct Heads {
-    int64_t heads, kv_heads, width, rotary;
-    const float *cosines, *sines;  // [rows, rotary / 2]
-};
-
-// A head's coordinates turned by its position's angle; `sign` -1 turns them back.
-template <typename From, typename To>
-inline void turn(const Heads &h, int64_t row, float sign, const From *from, To *to) {
-    const int64_t half = h.rotary / 2;
-    const float *cosines = h.cosines + row * half, *sines = h.sines + row * half;
-#pragma omp simd
-    for (int64_t i = 0; i < half; ++i) {
-        const float x = read(from[i]), y = read(from[i + half]), sine = sign * sines[i];
-        write(to[i], x * cosines[i] - y * sine);
-        write(to[i + half], y * cosines[i] + x * sine);
-    }
-#pragma omp simd
-    for (int64_t i = h.rotary; i < h.width; ++i) write(to[i], read(from[i]));
-}
-
-template <typename From, typename To>
-inline void copy(int64_t count, const From *from, To *to) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) write(to[i], read(from[i]));
-}
-
 template <typename T>
 void split_heads(int64_t rows, const Heads &h, const T *qkv, float *queries, float *keys,
                  float *values, int64_t threads) {
     const int64_t asked = h.heads * h.width, told = h.kv_heads * h.width;
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t row = 0; row < rows; ++row) {
-        const T *from = qkv + row * (asked + 2 * told);
+        const T *from = qkv + row * h.numbers();
         for (int64_t i = 0; i < asked; i += h.width)
             turn(h, row, 1.f, from + i, queries + row * asked + i);
         for (int64_t i = 0; i < told; i += h.width)
             turn(h, row, 1.f, from + asked + i, keys + row * told + i);
         copy(told, from + asked + told, values + row * told);
-    }
-}
-
-template <typename T>
-void split_heads_backward(int64_t rows, const Heads &h, const float *d_queries,
-                          const float *d_keys, const float *d_values, T *d_qkv, int64_t threads) {
-    const int64_t asked = h.heads * h.width, told = h.kv_heads * h.width;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; ++row) {
-        T *to = d_qkv + row * (asked + 2 * told);
-        for (int64_t i = 0; i < asked; i += h.width)
-            turn(h, row, -1.f, d_queries + row * asked + i, to + i);
-        for (int64_t i = 0; i < told; i += h.width)
-            turn(h, row, -1.f, d_keys + row * told + i, to + asked + i);
-        copy(told, d_values + row * told, to + asked + told);
     }
 }
 
@@ -219,11 +179,6 @@ GATES(bfloat16, bfloat16)
     void split_heads_##ending(int64_t rows, const Heads *heads, const T *qkv, float *queries,      \
                               float *keys, float *values, int64_t threads) {                       \
         split_heads(rows, *heads, qkv, queries, keys, values, threads);                            \
-    }                                                                                              \
-    void split_heads_backward_##ending(int64_t rows, const Heads *heads, const float *d_queries,   \
-                                       const float *d_keys, const float *d_values, T *d_qkv,       \
-                                       int64_t threads) {                                          \
-        split_heads_backward(rows, *heads, d_queries, d_keys, d_values, d_qkv, threads);           \
     }
 HEADS(float32, float)
 HEADS(bfloat16, bfloat16)

@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from textgym.models.compiled.library import TYPES, Step, library, pointer
 
 
-class _Heads(ctypes.Structure):
-    """How heads lie and turn, see `layers.cpp`."""
+class HeadLayout(ctypes.Structure):
+    """How heads lie and turn, see `heads.h`."""
 
     _fields_ = (
         *((name, c_int64) for name in ("heads", "kv_heads", "width", "rotary")),
@@ -31,10 +31,7 @@ _ADD_NORM = Step("add_norm", *_SIZES, *[c_void_p] * 5, c_float, c_void_p)
 _ADD_NORM_BACKWARD = Step("add_norm_backward", *_SIZES, c_int64, c_float, *[c_void_p] * 8)
 _SWIGLU = Step("swiglu", *_SIZES, *[c_void_p] * 2)
 _SWIGLU_BACKWARD = Step("swiglu_backward", *_SIZES, *[c_void_p] * 3)
-_SPLIT_HEADS = Step("split_heads", c_int64, ctypes.POINTER(_Heads), *[c_void_p] * 4)
-_SPLIT_HEADS_BACKWARD = Step(
-    "split_heads_backward", c_int64, ctypes.POINTER(_Heads), *[c_void_p] * 4
-)
+_SPLIT_HEADS = Step("split_heads", c_int64, ctypes.POINTER(HeadLayout), *[c_void_p] * 4)
 _SELECTED_LOGPROBS = Step("selected_logprobs", *_SIZES, *[c_void_p] * 5)
 _SELECTED_LOGPROBS_BACKWARD = Step("selected_logprobs_backward", *_SIZES, *[c_void_p] * 6)
 
@@ -167,84 +164,41 @@ class _Swiglu(torch.autograd.Function):
 
 
 def split_heads(
-    qkv: Tensor,
-    cosines: Tensor | None,
-    sines: Tensor | None,
-    heads: int,
-    kv_heads: int,
-    width: int,
+    together: Tensor, kv_heads: int, cosines: Tensor | None, sines: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns queries, keys and values, the first two turned (RoPE, arXiv 2104.09864).
+    """Returns queries, keys and values, the first two turned; without gradients.
 
     Args:
-        qkv: [M, (heads + 2 kv_heads) * width].
-        cosines: [M, r / 2] float32, of each position's angles; coordinate i of a head is paired
-            with i + r / 2, those from r on are left alone. None for no turning.
-        sines: [M, r / 2] float32, likewise.
-        heads: of the queries.
+        together: [M, heads + 2 kv_heads, width], see `textgym.models.heads`.
         kv_heads: of the keys, and of the values.
-        width: of a head.
+        cosines: [M, r / 2] float32, of the rotation; None for no turning.
+        sines: [M, r / 2] float32, likewise.
 
     Returns:
         [M, heads, width] and two [M, kv_heads, width], all float32 and contiguous.
     """
-    tensors: Any = _contiguous(qkv, cosines, sines)
-    found: Any = _SplitHeads.apply if _will_be_trained(qkv) else _split_heads
-    queries, keys, values = found(*tensors, heads, kv_heads, width)
-    return queries, keys, values
-
-
-def _split_heads(
-    qkv: Tensor,
-    cosines: Tensor | None,
-    sines: Tensor | None,
-    heads: int,
-    kv_heads: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+    together = together.contiguous()
+    rows, count, width = together.shape
+    heads = count - 2 * kv_heads
     queries, keys, values = (
-        qkv.new_empty((len(qkv), count, width), dtype=torch.float32)
+        together.new_empty((rows, count, width), dtype=torch.float32)
         for count in (heads, kv_heads, kv_heads)
     )
-    layout = _layout(cosines, sines, heads, kv_heads, width)
-    tensors = (qkv, queries, keys, values)
-    _SPLIT_HEADS(qkv.dtype, len(qkv), ctypes.byref(layout), *map(pointer, tensors))
+    layout = head_layout(together, kv_heads, cosines, sines)
+    tensors = (together, queries, keys, values)
+    _SPLIT_HEADS(together.dtype, rows, ctypes.byref(layout), *map(pointer, tensors))
     return queries, keys, values
 
 
-def _layout(
-    cosines: Tensor | None, sines: Tensor | None, heads: int, kv_heads: int, width: int
-) -> _Heads:
+def head_layout(
+    together: Tensor, kv_heads: int, cosines: Tensor | None, sines: Tensor | None
+) -> HeadLayout:
+    """Returns how heads [M, heads + 2 kv_heads, width] lie; its tables are only pointed to."""
+    _, count, width = together.shape
+    assert all(x is None or x.is_contiguous() for x in (cosines, sines)), "tables of angles apart"
     rotary = 0 if cosines is None else 2 * cosines.shape[1]
-    return _Heads(heads, kv_heads, width, rotary, pointer(cosines), pointer(sines))
-
-
-class _SplitHeads(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        cosines: Tensor | None,
-        sines: Tensor | None,
-        heads: int,
-        kv_heads: int,
-        width: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(cosines, sines)
-        ctx.sizes, ctx.dtype = (heads, kv_heads, width), qkv.dtype
-        return _split_heads(qkv, cosines, sines, heads, kv_heads, width)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        cosines, sines = ctx.saved_tensors  # by name, since a layout only points to them
-        heads, kv_heads, width = ctx.sizes
-        layout, rows = _layout(cosines, sines, *ctx.sizes), len(gradients[0])
-        shape = (rows, (heads + 2 * kv_heads) * width)
-        d_qkv = gradients[0].new_empty(shape, dtype=ctx.dtype)
-        tensors = (*_contiguous(*gradients), d_qkv)
-        _SPLIT_HEADS_BACKWARD(ctx.dtype, rows, ctypes.byref(layout), *map(pointer, tensors))
-        return d_qkv, None, None, None, None, None
+    heads = count - 2 * kv_heads
+    return HeadLayout(heads, kv_heads, width, rotary, pointer(cosines), pointer(sines))
 
 
 def selected_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
