@@ -26,7 +26,7 @@ from textgym.agents.ppo import PPOConfig
 from textgym.errors import ConfigError
 from textgym.functional import adaptive_entropy_step
 from textgym.metrics.exact import entropy as exact_entropy
-from textgym.models import policy as policies
+from textgym.models import pieces
 from textgym.models.enumeration import sequence_logprobs
 from textgym.models.policy import load_policy
 from textgym.rollout import rollout
@@ -188,7 +188,7 @@ def test_pieces_padding_and_order_do_not_change_the_entropy(many, monkeypatch):
 
     whole = outcome(samples)
     others = [outcome(padded), outcome(samples.select(torch.arange(len(samples)).flip(0), 1))]
-    monkeypatch.setattr(policies, "CHUNK_TOKENS", 20)
+    monkeypatch.setattr(pieces, "CHUNK_TOKENS", 20)
     assert len(policy.chunks(samples)) > 3
     others.append(outcome(samples))
     for other in others:

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from policy_support import CountTask, make_policy
 
-from textgym.models import likelihood, linear, policy
+from textgym.models import likelihood, linear
 from textgym.models.likelihood import token_logprobs
-from textgym.rollout import rollout
 
 
 def test_logprobs_by_hand():
@@ -54,36 +52,3 @@ def test_onednn_gives_values_and_gradients_of_a_linear_layer(bias, monkeypatch):
     slopes = [torch.autograd.grad((x * weights).sum(), tensors) for x in (expected, actual)]
     for slope, expected_slope in zip(slopes[1], slopes[0], strict=True):
         torch.testing.assert_close(slope, expected_slope)
-
-
-def gradients(model, samples):
-    weights = torch.linspace(-1, 1, samples.response_ids.shape[1])
-    loss = (model.logprobs(samples) * weights).sum()
-    return torch.autograd.grad(loss, model.parameters())
-
-
-def test_pieces_accumulate_the_gradient_of_the_whole(monkeypatch):
-    task, model = CountTask(), make_policy("llama")
-    samples = rollout(
-        model,
-        task,
-        task.prompts("train"),
-        samples_per_prompt=3,
-        generator=torch.Generator().manual_seed(0),
-    )
-    whole = gradients(model, samples)
-    sizes = []
-    score = policy.Policy._score
-
-    def counted(self, rollout, rows):
-        sizes.append(len(rows))
-        return score(self, rollout, rows)
-
-    monkeypatch.setattr(policy.Policy, "_score", counted)
-    row_bytes = policy.TRAIN_BYTES // model._train_rows(samples)
-    monkeypatch.setattr(policy, "TRAIN_BYTES", 5 * row_bytes + row_bytes // 2)
-    pieces = gradients(model, samples)
-    assert sizes == [5, 5, 2, *sizes[3:]]
-    assert sorted(sizes[3:]) == [2, 5, 5], "each piece is computed again for its gradient"
-    for part, expected in zip(pieces, whole, strict=True):
-        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)

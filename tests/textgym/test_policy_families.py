@@ -98,7 +98,7 @@ def test_chunks_change_nothing(policy, monkeypatch):
     samples = sample(policy)
     with torch.no_grad():
         whole, embedded = policy.logprobs(samples), policy.embed(samples)
-        monkeypatch.setattr("textgym.models.policy.CHUNK_FLOATS", 1)
+        monkeypatch.setattr("textgym.models.pieces.CHUNK_FLOATS", 1)
         assert len(policy.chunks(samples)) == len(samples)
         torch.testing.assert_close(policy.logprobs(samples), whole, **CLOSE)
         torch.testing.assert_close(policy.embed(samples), embedded, atol=1e-4, rtol=0)

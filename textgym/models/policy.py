@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from textgym.errors import ModelError
 from textgym.models import hugging_face
@@ -21,6 +20,7 @@ from textgym.models.families import read
 from textgym.models.likelihood import token_logprobs
 from textgym.models.linear import Linear
 from textgym.models.lora import merged, trainable_copy
+from textgym.models.pieces import chunks, in_pieces
 from textgym.models.precision import AUTO, resolve
 from textgym.models.tokenize import TINY, load_pretrained, load_tokenizer, quiet
 from textgym.models.trunk import states_of_responses
@@ -31,14 +31,8 @@ if TYPE_CHECKING:
     from textgym.models.sampling import Sampler
     from textgym.types import Rollout
 
-CHUNK_FLOATS = 2**25
-"""Logits held at once where no gradient is needed: 128 MiB of float32."""
-CHUNK_TOKENS = 2**13
-"""Tokens read at once where no gradient is needed: the activations of far more leave the cache."""
 MASK = "mask.json"
 """What a saved policy has beside its weights that samples under a mask (`masked_policy`)."""
-TRAIN_BYTES = 2**30
-"""Activations kept for a backward pass, about; beyond, they are computed again piece by piece."""
 
 
 class Policy:
@@ -181,20 +175,11 @@ class Policy:
     def logprobs(self, rollout: Rollout) -> Tensor:
         """Returns [B, T] log-probabilities of the responses, nats, 0 where the mask is False.
 
-        Differentiable where gradients are enabled. A batch whose activations would take more than
-        TRAIN_BYTES is then cut into pieces that are computed again in the backward pass, which
-        accumulates their gradients: memory for one piece, a third more time, the same numbers.
+        Differentiable where gradients are enabled; a large batch is scored in pieces.
         """
         if len(rollout) == 0:
             return torch.zeros(rollout.response_mask.shape, device=self.device)
-        if not torch.is_grad_enabled():
-            return torch.cat([self._score(rollout, rows) for rows in self.chunks(rollout)])
-        pieces = torch.split(torch.arange(len(rollout)), self._train_rows(rollout))
-        if len(pieces) == 1:
-            return self._score(rollout, pieces[0])
-        return torch.cat(
-            [checkpoint(self._score, rollout, rows, use_reentrant=False) for rows in pieces]
-        )
+        return in_pieces(self._score, rollout, self.model.config, self.vocab_size)
 
     def _score(self, rollout: Rollout, rows: Tensor) -> Tensor:
         return self.token_logprobs(
@@ -203,16 +188,6 @@ class Policy:
             rollout.response_ids[rows],
             rollout.response_mask[rows],
         )
-
-    def _train_rows(self, rollout: Rollout) -> int:
-        """Returns how many rows' activations stay within TRAIN_BYTES, roughly."""
-        config = self.model.config
-        inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        per_layer = 10 * config.hidden_size + 4 * inner
-        floats: int = config.num_hidden_layers * per_layer * rollout.prompt_ids.shape[1]
-        answer = config.num_hidden_layers * per_layer + 2 * self.vocab_size
-        floats += rollout.response_ids.shape[1] * answer
-        return max(1, TRAIN_BYTES // (4 * max(1, floats)))
 
     def response_logprobs(self, rollout: Rollout) -> Tensor:
         """Returns [B, T, V] log-probabilities of every token, nats, 0 where the mask is False.
@@ -227,12 +202,8 @@ class Policy:
         return found.masked_scatter(mask.unsqueeze(-1), logits.float().log_softmax(-1))
 
     def chunks(self, rollout: Rollout) -> list[Tensor]:
-        """Returns row indices in pieces that stay within CHUNK_FLOATS logits and CHUNK_TOKENS."""
-        responses = rollout.response_ids.shape[1]
-        tokens = rollout.prompt_ids.shape[1] // rollout.samples_per_prompt + responses
-        logits = responses * self.vocab_size
-        rows = min(CHUNK_FLOATS // max(1, logits), CHUNK_TOKENS // max(1, tokens))
-        return list(torch.split(torch.arange(len(rollout)), max(1, rows)))
+        """Returns row indices in pieces of a size that is scored at once without gradients."""
+        return chunks(rollout, self.vocab_size)
 
     def next_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Returns [B, V] logits of the token that follows; differentiable.

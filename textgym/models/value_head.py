@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from textgym.errors import ModelError
 from textgym.models.lora import merged, trainable_copy
+from textgym.models.pieces import in_pieces
 from textgym.models.tokenize import load_pretrained, quiet
 from textgym.models.trunk import states_before_responses
 
@@ -63,17 +64,23 @@ class ValueModel(nn.Module):
     def forward(self, rollout: Rollout) -> Tensor:
         """Returns [B, T] values: at t that of the state before response token t; 0 off the mask.
 
-        Nothing at or after token t enters the value at t.
+        Nothing at or after token t enters the value at t. Differentiable where gradients are
+        enabled; a large batch is read in pieces.
         """
-        mask = rollout.response_mask.to(self.head.weight.device)
+        if len(rollout) == 0:
+            return torch.zeros(rollout.response_mask.shape, device=self.head.weight.device)
+        return in_pieces(self._values, rollout, self.trunk.config, outputs=1)
+
+    def _values(self, rollout: Rollout, rows: Tensor) -> Tensor:
+        mask = rollout.response_mask[rows].to(self.head.weight.device)
         values = torch.zeros(mask.shape, device=mask.device)
         if not mask.any():
             return values
         hidden = states_before_responses(
             self.trunk,
-            rollout.prompt_ids,
-            rollout.prompt_mask,
-            rollout.response_ids,
+            rollout.prompt_ids[rows],
+            rollout.prompt_mask[rows],
+            rollout.response_ids[rows],
             mask,
             self.precision,
         )

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from textgym.errors import ConfigError, ModelError
 from textgym.models.lora import merged
-from textgym.models.policy import CHUNK_FLOATS, Policy
+from textgym.models.pieces import CHUNK_FLOATS
+from textgym.models.policy import Policy
 from textgym.models.precision import describe
 from textgym.models.sampling import Sampled
 from textgym.types import Sampling
