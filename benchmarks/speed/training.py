@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import LlamaForCausalLM
 
-STEPS = 2
+STEPS = 3
 """Of one run; the first, in which memory and kernels are warmed up, is not timed."""
 
 LR, KL_COEF = 1e-5, 0.05

@@ -173,17 +173,15 @@ class CompiledDecoding:
         if self._steps % COLUMNS == 0:
             self._add_chunk()
         laid_out, attention = self._laid_out, self._laid_out.attention
-        positions = self._lengths + self._steps
-        self._steps += 1
-        attention.length = self._steps
         hidden = functional.embedding(tokens, decoder.embedding)
         if decoder.places is not None:
-            hidden = hidden + functional.embedding(positions, decoder.places)
+            hidden = hidden + functional.embedding(self._lengths + self._steps, decoder.places)
         laid_out.hidden = pointer(hidden)
         if decoder.frequencies is not None:
-            angles = positions.unsqueeze(-1) * decoder.frequencies
-            cosines, sines = angles.cos(), angles.sin()
-            attention.cosines, attention.sines = pointer(cosines), pointer(sines)
+            turn = self._steps % COLUMNS
+            attention.cosines, attention.sines = (pointer(table[turn]) for table in self._turns)
+        self._steps += 1
+        attention.length = self._steps
         head = laid_out.head
         found = torch.empty((rounded(len(tokens)), head.stride))
         _STEP(self._dtype, ctypes.byref(laid_out), pointer(found))
@@ -203,6 +201,18 @@ class CompiledDecoding:
         attention = self._laid_out.attention
         attention.rows = len(self._slots)
         attention.slots, attention.prompts = pointer(self._slots), pointer(self._prompt_of)
+        self._turn()
+
+    def _turn(self) -> None:
+        """Makes the tables of the angles that the next steps turn queries and keys by.
+
+        They are [COLUMNS, B, r / 2], for the steps of a chunk: the calls of one cost as much.
+        """
+        if self._decoder.frequencies is not None:
+            first = self._steps - self._steps % COLUMNS
+            places = torch.arange(first, first + COLUMNS).unsqueeze(1) + self._lengths
+            angles = places.unsqueeze(-1) * self._decoder.frequencies
+            self._turns = angles.cos(), angles.sin()
 
     def _lay_out(self) -> _Decoder:
         """Returns all that does not change from step to step."""
@@ -292,6 +302,7 @@ class CompiledDecoding:
         self._pointers = torch.tensor(pointers)
         for layer, of_layer in zip(self._layers, self._pointers, strict=True):
             layer.memory.chunks = pointer(of_layer)
+        self._turn()
 
 
 def _in_blocks(keys: Tensor, values: Tensor) -> Tensor:
