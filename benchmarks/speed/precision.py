@@ -95,7 +95,7 @@ class Run:
     kl_errors: NDArray[np.float64]
 
 
-def measure(seeds: int = 3, cases: Iterable[Case] = CASES) -> pd.DataFrame:
+def measure(seeds: int = 12, cases: Iterable[Case] = CASES) -> pd.DataFrame:
     """Trains in every way on the same seeds, and measures regret, gap and bias.
 
     Args:
@@ -103,7 +103,7 @@ def measure(seeds: int = 3, cases: Iterable[Case] = CASES) -> pd.DataFrame:
         cases: what to train.
 
     Returns:
-        A row per case and way: `regret_0`, ... by seed, `regret` and `regret_se` (mean and standard
+        A row per case and way: `regrets` (by seed), `regret` and `regret_se` (mean and standard
         error), `excess` and `excess_se` (over the first way, paired by seed), all nats per response
         and computed in float32; `measured` (the mean regret that the run's own precision gives);
         over the tokens of all seeds `gap_mean`, `gap_std` and `gap_max` (of the absolute) of the
@@ -122,8 +122,7 @@ def _row(case: str, way: str, runs: list[Run], first: NDArray[np.float64]) -> di
     regrets = np.array([run.regret for run in runs])
     gaps = np.concatenate([run.gaps for run in runs])
     errors = np.concatenate([run.kl_errors for run in runs])
-    row: dict[str, Any] = {"case": case, "way": way}
-    row |= {f"regret_{seed}": regret for seed, regret in enumerate(regrets)}
+    row: dict[str, Any] = {"case": case, "way": way, "regrets": regrets.tolist()}
     row |= _with_error("regret", regrets) | _with_error("excess", regrets - first)
     row["measured"] = np.mean([run.measured for run in runs])
     row |= {"gap_mean": gaps.mean(), "gap_std": gaps.std(), "gap_max": np.abs(gaps).max()}

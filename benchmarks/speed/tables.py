@@ -39,7 +39,7 @@ def write(out: Path, section: str, tables: dict[str, Sequence[Ratio] | pd.DataFr
 
 
 def markdown(path: Path) -> str:
-    """Returns the tables of a written section as Markdown."""
+    """Returns the tables of a written section as Markdown; lists of numbers stay in the file."""
     parts = []
     for name, rows in json.loads(path.read_text())["tables"].items():
         is_ratio = bool(rows) and {"ours", "peer", "ratio"} <= set(rows[0])
@@ -78,7 +78,7 @@ def _of_ratios(name: str, rows: list[dict[str, Any]]) -> str:
 
 
 def _of_frame(name: str, rows: list[dict[str, Any]]) -> str:
-    columns = list(rows[0])
+    columns = [column for column in rows[0] if not isinstance(rows[0][column], list)]
     lines = [f"*{name}*", "", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows]
     return "\n".join(lines)

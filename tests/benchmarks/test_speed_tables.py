@@ -26,11 +26,11 @@ def test_ratios_by_hand(monkeypatch):
 
 
 def test_tables_by_hand(tmp_path):
-    frame = pd.DataFrame({"what": ["a", "b"], "share": [0.25, float("nan")]})
+    frame = pd.DataFrame({"what": ["a", "b"], "share": [0.25, float("nan")], "each": [[1.0], []]})
     tables.write(tmp_path, "steps", {"token steps": [ROW, OTHER], "shares": frame})
     written = json.loads((tmp_path / "steps.json").read_text())
     assert written["tables"]["token steps"][0]["detail"] == {"tokens": 3}
-    assert written["tables"]["shares"][1] == {"what": "b", "share": None}
+    assert written["tables"]["shares"][1] == {"what": "b", "share": None, "each": []}
     assert {"machine", "threads", "versions", "commit"} <= set(written)
     assert tables.markdown(tmp_path / "steps.json").splitlines() == [
         "| token steps | TextGym | peer | ratio | least to greatest | goal |",
