@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from textgym.agents import AGENTS
+from textgym.agents import AGENTS, ppo
 from textgym.agents.base import Setup, enumerated, make_config, prompt_batches
 from textgym.agents.best_of_n import BestOfN
 from textgym.agents.identity import Identity, make_reference, make_setup, right_answer
@@ -18,6 +18,7 @@ from textgym.agents.reinforce import Reinforce, ReinforceConfig
 from textgym.errors import BudgetError, ConfigError, DataError, TrainingError
 from textgym.functional import best_of_n_kl
 from textgym.models.policy import load_policy
+from textgym.models.value_head import ValueModel
 from textgym.rollout import rollout, score
 from textgym.seeding import Streams
 from textgym.tasks import load_task
@@ -91,6 +92,34 @@ def test_ppos_adaptive_coefficient_steers_toward_its_target(reference):
     # Without the controller it ends near 0.9 nats.
     late = [log["kl_seq"] for log in logs[-20:]]
     assert sum(late) / len(late) == pytest.approx(0.2, abs=0.12)
+
+
+@pytest.mark.parametrize(("minibatches", "passes"), [(1, 2), (2, 5)])
+def test_ppo_reads_its_values_no_more_often_than_they_change(
+    minibatches, passes, reference, monkeypatch
+):
+    """Of one batch in two epochs: the old values are the first step's where it is on all rows."""
+    calls, seen = [], []
+    forward, value_loss = ValueModel.forward, ppo.ppo_value_loss
+
+    def counted(self, samples):
+        calls.append(len(samples))
+        return forward(self, samples)
+
+    def spy(values, old_values, *rest):
+        seen.append((values, old_values))
+        return value_loss(values, old_values, *rest)
+
+    monkeypatch.setattr(ValueModel, "forward", counted)
+    monkeypatch.setattr(ppo, "ppo_value_loss", spy)
+    setup, _ = make_setup(reference, reference, budget=32)
+    PPO(replace(FAST["ppo"].config, minibatches=minibatches)).train(setup)
+    assert len(calls) == passes
+    assert len(seen) == 2 * minibatches
+    assert all(values.requires_grad and not old.requires_grad for values, old in seen)
+    torch.testing.assert_close(*seen[0], atol=1e-5, rtol=1e-5)
+    later = seen[-1]
+    assert not torch.allclose(*later, atol=1e-3), "after a step the values are others"
 
 
 def test_ppo_stops_when_sampler_and_scorer_disagree(reference, monkeypatch):
