@@ -6,8 +6,7 @@ import copy
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from textgym.benchmarks.speed.sampling import (
     sample_run,
 )
 from textgym.benchmarks.speed.timing import seconds
-from textgym.models.policy import Policy
 from textgym.models.precision import AUTO, describe
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -34,7 +32,7 @@ PROMPT_TOKENS = 16
 ROWS = 16
 """Of the axes length and size."""
 ENOUGH = 8.0
-"""Seconds after which a point is not repeated, and above which `generate` is not run."""
+"""Seconds after which a run is not repeated, and above which `generate` is not run."""
 BASE_LENGTH = 64
 """New tokens that longer runs are compared with: the reading of the prompt weighs little."""
 
@@ -64,11 +62,13 @@ def loads() -> Iterator[tuple[str, str, Load]]:
 
 
 def measure(
-    repeats: int = 3,
+    repeats: int = 7,
     precision: str = AUTO,
     points: Iterable[tuple[str, str, Load]] | None = None,
 ) -> pd.DataFrame:
     """Measures sampling, `generate` and the matrix products at every point of three axes.
+
+    All points take turns, so that a mood of the machine bends no curve.
 
     Args:
         repeats: runs per point, fewer where one takes long; the median counts.
@@ -83,45 +83,93 @@ def measure(
         decoding step of ours, for all rows, the reading of the prompts spread over the steps) and
         `precision`.
     """
-    rows = []
-    rates: dict[tuple[str, int], float] = {}
     with own_randomness():
-        for axis, name, load in loads() if points is None else points:
-            model = make_model(name)
-            policy = make_policy(model, precision)
-            x = {"batch": load.rows, "length": load.response_tokens, "size": model.num_parameters()}
-            if (name, load.rows) not in rates:
-                rates[name, load.rows] = matmul_flops(load.rows, model, policy.precision)
-            limit = rates[name, load.rows] / flops_per_token(model.config)
-            figures = _point(policy, model, load, repeats)
-            held = ", ".join(HELD[other].format(x[other]) for other in AXES if other != axis)
-            rows.append({"axis": axis, "x": x[axis], "held": held, "limit": limit} | figures)
-    return pd.DataFrame(rows)
+        found = list(_points(loads() if points is None else points, precision))
+        for _ in range(repeats):
+            for point in found:
+                point.again()
+    return pd.DataFrame([point.row() for point in found])
 
 
-def _point(policy: Policy, model: Any, load: Load, repeats: int) -> dict[str, Any]:
-    dtype = policy.precision
-    ours = _median(partial(sample_run, policy), load, repeats)
-    peer = math.nan
-    if ours <= ENOUGH:
-        cast = copy.deepcopy(model).to(dtype)
-        peer = _median(partial(generate_run, cast), load, repeats)
-    return {
-        "tokens_per_second": load.tokens / ours,
-        "generate": load.tokens / peer,
-        "step_ms": 1000 * ours / load.response_tokens,
-        "precision": describe(dtype),
-    }
+@dataclass
+class _Timed:
+    """A run that is timed again and again, with others in between; the median counts."""
+
+    run: Callable[[], object]
+    times: list[float] = field(default_factory=list)
+
+    def again(self) -> None:
+        """Times it once more, unless it has taken long enough."""
+        if not self.times or sum(self.times) < ENOUGH:
+            self.times.append(seconds(self.run))
 
 
-def _median(make_run: Callable[[Load], Callable[[], object]], load: Load, repeats: int) -> float:
-    """Returns the median seconds of a run, after a short one that warms up."""
-    make_run(replace(load, response_tokens=2))()
-    run = make_run(load)
-    times = [seconds(run)]
-    while len(times) < repeats and sum(times) < ENOUGH:
-        times.append(seconds(run))
-    return statistics.median(times)
+@dataclass
+class _Point:
+    """A point of an axis: what is sampled there, in both ways, and how quickly it might be.
+
+    Attributes:
+        axis: of AXES.
+        sizes: where it lies on every axis.
+        load: how much is sampled.
+        limit: tokens per second of the matrix products alone.
+        precision: of all of it, in words.
+        ours, peer: the runs.
+    """
+
+    axis: str
+    sizes: dict[str, int]
+    load: Load
+    limit: float
+    precision: str
+    ours: _Timed
+    peer: _Timed
+
+    def again(self) -> None:
+        """Times ours once more, and `generate` unless it would take long."""
+        self.ours.again()
+        if self.ours.times[0] <= ENOUGH:
+            self.peer.again()
+
+    def row(self) -> dict[str, Any]:
+        """Returns the point's figures, see `measure`."""
+        held = (HELD[axis].format(self.sizes[axis]) for axis in AXES if axis != self.axis)
+        ours = statistics.median(self.ours.times)
+        peer = statistics.median(self.peer.times) if self.peer.times else math.nan
+        return {
+            "axis": self.axis,
+            "x": self.sizes[self.axis],
+            "held": ", ".join(held),
+            "limit": self.limit,
+            "tokens_per_second": self.load.tokens / ours,
+            "generate": self.load.tokens / peer,
+            "step_ms": 1000 * ours / self.load.response_tokens,
+            "precision": self.precision,
+        }
+
+
+def _points(points: Iterable[tuple[str, str, Load]], precision: str) -> Iterator[_Point]:
+    """Yields the points, each warmed up by a short run of both ways."""
+    models: dict[str, Any] = {}
+    rates: dict[tuple[str, int], float] = {}
+    for axis, name, load in points:
+        if name not in models:
+            policy = make_policy(make_model(name), precision)
+            models[name] = policy, copy.deepcopy(policy.model).to(policy.precision)
+        policy, cast = models[name]
+        if (name, load.rows) not in rates:
+            rates[name, load.rows] = matmul_flops(load.rows, policy.model, policy.precision)
+        sizes = {
+            "batch": load.rows,
+            "length": load.response_tokens,
+            "size": policy.model.num_parameters(),
+        }
+        limit = rates[name, load.rows] / flops_per_token(policy.model.config)
+        short = replace(load, response_tokens=2)
+        sample_run(policy, short)()
+        generate_run(cast, short)()
+        ours, peer = _Timed(sample_run(policy, load)), _Timed(generate_run(cast, load))
+        yield _Point(axis, sizes, load, limit, describe(policy.precision), ours, peer)
 
 
 def growth(frame: pd.DataFrame) -> dict[str, float]:
