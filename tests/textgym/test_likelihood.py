@@ -52,3 +52,20 @@ def test_onednn_gives_values_and_gradients_of_a_linear_layer(bias, monkeypatch):
     slopes = [torch.autograd.grad((x * weights).sum(), tensors) for x in (expected, actual)]
     for slope, expected_slope in zip(slopes[1], slopes[0], strict=True):
         torch.testing.assert_close(slope, expected_slope)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_side_by_side_are_one_product(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (5, 4)]
+    weights = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    inputs = torch.randn((6, 4), generator=generator)
+    together = linear.StackedLinear([linear.Linear(weight) for weight in weights])
+    layer = together if dtype == torch.float32 else together.to(dtype)
+    found = layer(inputs)
+    apart = [inputs.to(dtype) @ weight.to(dtype).t() for weight in weights]
+    torch.testing.assert_close(found, torch.cat(apart, dim=1))
+    assert (together.inputs, layer.dtype, layer.merged().weight.shape) == (4, dtype, (8, 4))
+    slopes = [torch.autograd.grad(x.sum(), weights) for x in (found, torch.cat(apart, dim=1))]
+    for slope, expected in zip(*slopes, strict=True):
+        torch.testing.assert_close(slope, expected)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from textgym.models.decoder import Block, Decoder, Norm, gelu_tanh
-from textgym.models.linear import AdaptedLinear, Layer, Linear, SplitLinear, stack
+from textgym.models.linear import AdaptedLinear, Layer, Linear, SplitLinear, StackedLinear
 from textgym.models.lora import is_plain_adapter
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -221,10 +221,10 @@ def _layer_norm(module: Any) -> Norm:
 def _stack(*modules: Any) -> Layer:
     """Returns several linear layers of the same input as one."""
     layers = [_linear(module) for module in modules]
+    if len(layers) == 1:
+        return layers[0]
     plain = [layer for layer in layers if isinstance(layer, Linear)]
-    if len(plain) == len(layers):
-        return stack(plain)
-    return layers[0] if len(layers) == 1 else SplitLinear(layers)
+    return StackedLinear(plain) if len(plain) == len(layers) else SplitLinear(layers)
 
 
 def _transposed(module: Any) -> Layer:

@@ -7,7 +7,7 @@ oneDNN, which comes with PyTorch too, is level with it elsewhere. `benchmarks/sp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -220,6 +220,47 @@ def stack(layers: list[Linear]) -> Linear:
 
 
 @dataclass
+class StackedLinear:
+    """Linear layers of one input whose outputs lie side by side, as one product.
+
+    Their one matrix is made when it is first needed: cast before that, it is made once, in the type
+    that is asked for.
+    """
+
+    parts: list[Linear]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, the sum of the parts' N]."""
+        return self._whole(inputs)
+
+    @cached_property
+    def _whole(self) -> Linear:
+        return stack(self.parts)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the product is computed in."""
+        return self.parts[0].dtype
+
+    def to(self, dtype: torch.dtype) -> Linear:
+        """Returns one layer in another type; gradients flow back to the parts' weights."""
+        return stack([part.to(dtype) for part in self.parts])
+
+    @property
+    def inputs(self) -> int:
+        """K."""
+        return self.parts[0].inputs
+
+    def merged(self) -> Linear:
+        """Returns one layer that computes the same."""
+        return self._whole
+
+    def packed(self, rows: int) -> Linear | PackedLinear:
+        """Returns one layer for many products of about `rows` rows, without gradients."""
+        return self._whole.packed(rows)
+
+
+@dataclass
 class PackedLinear:
     """A linear layer whose weights lie as oneDNN reads them."""
 
@@ -232,5 +273,5 @@ class PackedLinear:
         return _product(inputs.to(self.dtype), self.weight, self.bias)
 
 
-Layer = Linear | AdaptedLinear | SplitLinear
+Layer = Linear | AdaptedLinear | SplitLinear | StackedLinear
 """A layer as it is read from a model."""
