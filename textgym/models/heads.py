@@ -27,7 +27,7 @@ class Rotation:
 
     @classmethod
     def of(cls, positions: Tensor, frequencies: Tensor) -> Rotation:
-        """Returns the rotation of positions [M] by [r / 2] angles a token."""
+        """Returns tables [..., r / 2] for positions [...], of [r / 2] angles a place."""
         angles = positions.unsqueeze(-1).float() * frequencies.float()
         return cls(angles.cos(), angles.sin())
 

@@ -6,6 +6,7 @@ oneDNN, which comes with PyTorch too, is level with it elsewhere. `benchmarks/sp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -175,39 +176,63 @@ class AdaptedLinear:
 
 
 @dataclass
-class SplitLinear:
-    """Linear layers of one input whose outputs lie side by side, each computed on its own.
+class _SideBySide:
+    """Linear layers of one input whose outputs lie side by side."""
 
-    Making one matrix of them would copy weights that adapters leave as they are.
-    """
-
-    parts: list[Linear | AdaptedLinear]
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Returns [M, the sum of the parts' N]."""
-        return torch.cat([part(inputs) for part in self.parts], dim=-1)
+    parts: Sequence[Linear | AdaptedLinear]
 
     @property
     def dtype(self) -> torch.dtype:
         """What the products are computed in."""
         return self.parts[0].dtype
 
-    def to(self, dtype: torch.dtype) -> SplitLinear:
-        """Returns the layers in another type; gradients flow back to these ones' weights."""
-        return SplitLinear([part.to(dtype) for part in self.parts])
-
     @property
     def inputs(self) -> int:
         """K."""
         return self.parts[0].inputs
 
-    def merged(self) -> Linear:
-        """Returns one layer that computes the same."""
+    @cached_property
+    def _whole(self) -> Linear:
         return stack([part.merged() for part in self.parts])
 
+    def merged(self) -> Linear:
+        """Returns one layer that computes the same; made once."""
+        return self._whole
+
     def packed(self, rows: int) -> Linear | PackedLinear:
-        """Returns the merged layer for many products of about `rows` rows, without gradients."""
+        """Returns that layer for many products of about `rows` rows, without gradients."""
         return self.merged().packed(rows)
+
+
+class StackedLinear(_SideBySide):
+    """Layers that are computed as one product.
+
+    Their one matrix is made when it is first needed: cast before that, it is made once, in the type
+    that is asked for.
+    """
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, the sum of the parts' N]."""
+        return self.merged()(inputs)
+
+    def to(self, dtype: torch.dtype) -> StackedLinear:
+        """Returns the layers in another type; gradients flow back to these ones' weights."""
+        return StackedLinear([part.to(dtype) for part in self.parts])
+
+
+class SplitLinear(_SideBySide):
+    """Layers that are computed each on its own.
+
+    Making one matrix of them would copy weights that adapters leave as they are.
+    """
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Returns [M, the sum of the parts' N]."""
+        return torch.cat([part(inputs) for part in self.parts], dim=-1)
+
+    def to(self, dtype: torch.dtype) -> SplitLinear:
+        """Returns the layers in another type; gradients flow back to these ones' weights."""
+        return SplitLinear([part.to(dtype) for part in self.parts])
 
 
 def stack(layers: list[Linear]) -> Linear:
@@ -217,47 +242,6 @@ def stack(layers: list[Linear]) -> Linear:
     biases = [layer.bias for layer in layers if layer.bias is not None]
     weight = torch.cat([layer.weight for layer in layers])
     return Linear(weight, torch.cat(biases) if biases else None)
-
-
-@dataclass
-class StackedLinear:
-    """Linear layers of one input whose outputs lie side by side, as one product.
-
-    Their one matrix is made when it is first needed: cast before that, it is made once, in the type
-    that is asked for.
-    """
-
-    parts: list[Linear]
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Returns [M, the sum of the parts' N]."""
-        return self._whole(inputs)
-
-    @cached_property
-    def _whole(self) -> Linear:
-        return stack(self.parts)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the product is computed in."""
-        return self.parts[0].dtype
-
-    def to(self, dtype: torch.dtype) -> Linear:
-        """Returns one layer in another type; gradients flow back to the parts' weights."""
-        return stack([part.to(dtype) for part in self.parts])
-
-    @property
-    def inputs(self) -> int:
-        """K."""
-        return self.parts[0].inputs
-
-    def merged(self) -> Linear:
-        """Returns one layer that computes the same."""
-        return self._whole
-
-    def packed(self, rows: int) -> Linear | PackedLinear:
-        """Returns one layer for many products of about `rows` rows, without gradients."""
-        return self._whole.packed(rows)
 
 
 @dataclass

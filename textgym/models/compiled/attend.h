@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "common.h"
+#include "heads.h"
 
 namespace {
 
@@ -152,13 +152,7 @@ inline void read_head(const Attention &a, const float *from, int64_t row, const 
 #pragma omp simd
         for (int64_t i = 0; i < width; ++i) to[i] *= scale * norm[i];
     }
-    const float *cosines = a.cosines + row * half, *sines = a.sines + row * half;
-#pragma omp simd
-    for (int64_t i = 0; i < half; ++i) {
-        const float x = to[i], y = to[i + half];
-        to[i] = x * cosines[i] - y * sines[i];
-        to[i + half] = y * cosines[i] + x * sines[i];
-    }
+    rotate(half, a.cosines + row * half, a.sines + row * half, 1.f, to, to);
 }
 
 // Lists the blocks that a row's head sees.

@@ -29,6 +29,7 @@ from textgym.models.compiled.products import (
     whole,
 )
 from textgym.models.decoder import Block, Decoder, Norm, gelu_tanh, logits, run
+from textgym.models.heads import Rotation
 from textgym.models.linear import Layer, PackedLinear
 
 COLUMNS = 32
@@ -193,6 +194,7 @@ class CompiledDecoding:
         self._prompt_of = self._prompt_of[rows]
         if self._laid_out is not None:
             self._arrange()
+            self._turn()
 
     def _arrange(self) -> None:
         """Lays out what a step needs to know of its rows."""
@@ -201,7 +203,6 @@ class CompiledDecoding:
         attention = self._laid_out.attention
         attention.rows = len(self._slots)
         attention.slots, attention.prompts = pointer(self._slots), pointer(self._prompt_of)
-        self._turn()
 
     def _turn(self) -> None:
         """Makes the tables of the angles that the next steps turn queries and keys by.
@@ -211,8 +212,8 @@ class CompiledDecoding:
         if self._decoder.frequencies is not None:
             first = self._steps - self._steps % COLUMNS
             places = torch.arange(first, first + COLUMNS).unsqueeze(1) + self._lengths
-            angles = places.unsqueeze(-1) * self._decoder.frequencies
-            self._turns = angles.cos(), angles.sin()
+            rotation = Rotation.of(places, self._decoder.frequencies)
+            self._turns = rotation.cosines, rotation.sines
 
     def _lay_out(self) -> _Decoder:
         """Returns all that does not change from step to step."""

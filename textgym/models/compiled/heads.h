@@ -14,17 +14,23 @@ struct Heads {
 
 namespace {
 
-// A head's coordinates turned by its position's angle; `sign` -1 turns them back.
+// Turns pairs of coordinates, i and i + half; `sign` -1 turns them back. In place too.
 template <typename From, typename To>
-inline void turn(const Heads &h, int64_t token, float sign, const From *from, To *to) {
-    const int64_t half = h.rotary / 2;
-    const float *cosines = h.cosines + token * half, *sines = h.sines + token * half;
+inline void rotate(int64_t half, const float *cosines, const float *sines, float sign,
+                   const From *from, To *to) {
 #pragma omp simd
     for (int64_t i = 0; i < half; ++i) {
         const float x = read(from[i]), y = read(from[i + half]), sine = sign * sines[i];
         write(to[i], x * cosines[i] - y * sine);
         write(to[i + half], y * cosines[i] + x * sine);
     }
+}
+
+// A head's coordinates turned by its token's angles, or turned back.
+template <typename From, typename To>
+inline void turn(const Heads &h, int64_t token, float sign, const From *from, To *to) {
+    const int64_t half = h.rotary / 2;
+    rotate(half, h.cosines + token * half, h.sines + token * half, sign, from, to);
 #pragma omp simd
     for (int64_t i = h.rotary; i < h.width; ++i) write(to[i], read(from[i]));
 }
